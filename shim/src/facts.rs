@@ -7,6 +7,8 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::policy::Facts;
+
 /// Largest `config.json` accepted, in bytes. containerd's own are some tens of kilobytes; a pod whose environment fills
 /// the 2 MiB etcd allows still fits.
 pub const MAX_SPEC: u64 = 8 << 20;
@@ -43,11 +45,15 @@ pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
     serde_json::from_slice(&text).map_err(SpecError::Malformed)
 }
 
-/// The namespaces `spec` joins by path that are the node's own.
+/// Looks at what `spec` names on the node.
+pub fn gather(spec: &Spec) -> Facts {
+    Facts { host_namespaces_joined: host_namespaces_joined(spec), swap_limit: crate::cgroup::swap_limit() }
+}
+
+/// The namespaces `spec` joins by path that are the node's own, or may be.
 ///
-/// `/proc/1/ns/net` and a bind mount of it look like any pod's namespace by name; only the inode tells. A path that
-/// cannot be looked at is left to the launch, which fails on it.
-pub fn host_namespaces_joined(spec: &Spec) -> Vec<LinuxNamespaceType> {
+/// `/proc/1/ns/net` and a bind mount of it look like any pod's namespace by name; only the inode tells.
+fn host_namespaces_joined(spec: &Spec) -> Vec<LinuxNamespaceType> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces
         .into_iter()
@@ -57,7 +63,8 @@ pub fn host_namespaces_joined(spec: &Spec) -> Vec<LinuxNamespaceType> {
             let own = Path::new("/proc/self/ns").join(proc_name(namespace.typ()));
             match (fs::metadata(path), fs::metadata(own)) {
                 (Ok(joined), Ok(own)) => (joined.dev(), joined.ino()) == (own.dev(), own.ino()),
-                _ => false,
+                // What cannot be looked at is not shown to be another's.
+                _ => true,
             }
         })
         .map(|namespace| namespace.typ())

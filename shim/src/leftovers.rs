@@ -22,7 +22,7 @@ const DAEMON_FILE: &str = "daemon.json";
 pub enum LeftoverError {
     /// The namespace or id is none of containerd's, or the directory cannot be named.
     #[error("name the container's directory")]
-    Name(#[source] record::RecordError),
+    Name(#[source] record::Error),
     /// A file or directory of ours.
     #[error("{step} {path}")]
     File {
@@ -113,7 +113,7 @@ pub async fn remove_container(namespace: &str, id: &str, cgroup: &Cgroup, rootfs
     let dir = record::container_dir(namespace, id).map_err(LeftoverError::Name)?;
     killed.and(removed).and(unmounted)?;
     // The facts go last: while anything is left, `delete` must be able to find it.
-    record::remove(namespace, id).map_err(LeftoverError::Name)?;
+    record::Store::at(record::RUN_DIR).remove(namespace, id).map_err(LeftoverError::Name)?;
     remove_dir(&dir)
 }
 
@@ -171,7 +171,7 @@ pub struct Ended {
 /// Called when the daemon is dead or unreachable. containerd runs `delete` for the sandbox only, so a dead shim's other
 /// containers would run on without it (containerd#10727).
 pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
-    let ended = Ended { pid: record::read_pid(namespace, id).unwrap_or_default() };
+    let ended = Ended { pid: record::Store::at(record::RUN_DIR).read(namespace, id).ok().and_then(|record| record.pid).map_or(0, u32::cast_signed) };
     end_daemon(namespace, id);
     for member in members(namespace, id) {
         let facts = record::container_dir(namespace, &member).ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE)));

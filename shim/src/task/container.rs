@@ -19,7 +19,8 @@ use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::launch::Start;
 use crate::policy::ContainerFloor;
-use crate::record::Record;
+use super::report::{self, Report};
+use crate::record::{self, State};
 
 /// How long containerd may take to hear of an OOM before the exit is told: it labels the exit by what came first.
 const OOM_HEARD: Duration = Duration::from_secs(2);
@@ -41,6 +42,8 @@ pub struct Container {
     pub floor: ContainerFloor,
     /// The pod's own seccomp profile, for execs.
     pub seccomp: Option<LinuxSeccomp>,
+    /// How many seccomp filters each of its processes carries at least.
+    pub filters: u32,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Whether the kernel ends every other process with init.
@@ -56,7 +59,7 @@ pub struct Container {
     /// The way to let init go; taken by `Start`.
     pub(super) start: Mutex<Option<Start>>,
     /// What the node's administrator sees.
-    pub(super) record: Mutex<Record>,
+    pub(super) report: Mutex<Report>,
 }
 
 impl Container {
@@ -64,13 +67,11 @@ impl Container {
         TaskError::Failed(format!("cannot {verb} a container in the {} state", self.init.status().word()))
     }
 
-    /// Changes the record and writes it; a record that cannot be written is logged, the state stands.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Record)) {
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut record);
-        if let Err(error) = record.write() {
-            log::error!("write the record of {}: {}", self.id, chain(&error));
-        }
+    /// Changes what is reported of the container.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Report)) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut report);
+        report.write_or_log();
     }
 
     /// Suspends every process.
@@ -90,7 +91,7 @@ impl Container {
             return Err(TaskError::failed("pause the container", &error));
         }
         self.init.set_status(Status::Paused);
-        self.note(|record| record.set_state("paused"));
+        self.note(|report| report.set_state(State::Paused));
         pod.events.publish(
             topics::TASK_PAUSED_EVENT_TOPIC,
             &TaskPaused { container_id: self.id.clone(), ..Default::default() },
@@ -109,7 +110,7 @@ impl Container {
         }
         self.cgroup.thaw().await.map_err(|error| TaskError::failed("resume the container", &error))?;
         self.init.set_status(Status::Running);
-        self.note(|record| record.set_state("running"));
+        self.note(|report| report.set_state(State::Running));
         pod.events.publish(
             topics::TASK_RESUMED_EVENT_TOPIC,
             &TaskResumed { container_id: self.id.clone(), ..Default::default() },
@@ -129,7 +130,7 @@ impl Container {
         let (resources, changes) = crate::policy::harden_update(resources, &self.floor);
         self.cgroup.update(&resources).map_err(|error| TaskError::failed("update the limits", &error))?;
         let limits = self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
-        self.note(|record| record.updated(&changes, &limits));
+        self.note(|report| report.updated(&changes, &limits));
         Ok(())
     }
 
@@ -194,15 +195,14 @@ impl Container {
         let start = start.ok_or_else(|| self.wrong_state("start"))?;
         let started = async {
             start.start().await.map_err(|error| TaskError::Failed(chain(&error)))?;
-            self.verify_floor()
+            self.verify(self.init.pid())
         };
-        if let Err(error) = started.await {
+        let view = started.await.inspect_err(|_| {
             // Whatever got as far as running does not stay.
             let _ = self.init.kill(SIGKILL);
-            return Err(error);
-        }
+        })?;
         self.init.set_status(Status::Running);
-        self.note(|record| record.started());
+        self.note(|report| report.started(view));
         let pid = self.init.pid();
         pod.events.publish(
             topics::TASK_START_EVENT_TOPIC,
@@ -211,15 +211,15 @@ impl Container {
         Ok(pid)
     }
 
-    /// Reads from the kernel what is enforced on init, records it, and holds it against the floor.
+    /// Reads from the kernel what it enforces on `pid` and holds that against the floor.
     ///
     /// The process is our unreaped child, so its pid cannot have been given to another, dead or alive.
-    fn verify_floor(&self) -> Result<(), TaskError> {
-        let view = crate::record::kernel_view(self.init.pid())
-            .map_err(|error| TaskError::failed("read back what the kernel enforces on init", &error))?;
-        let verdict = crate::record::check_floor(&view, &self.floor);
-        self.note(|record| record.set_kernel_view(view));
-        verdict.map_err(|missing| TaskError::Failed(format!("the kernel does not enforce the floor on init: {missing}")))
+    pub(super) fn verify(&self, pid: i32) -> Result<record::KernelView, TaskError> {
+        let view = record::kernel_view(pid.unsigned_abs())
+            .map_err(|error| TaskError::failed("read back what the kernel enforces", &error))?;
+        report::check_floor(&view, &self.floor, self.filters)
+            .map_err(|missing| TaskError::Failed(format!("the kernel does not enforce the floor: {missing}")))?;
+        Ok(view)
     }
 
     /// Awaits init's end and tells it, after everything that must come before.
@@ -252,7 +252,7 @@ impl Container {
             let heard = self.publish_oom(&pod);
             let _ = timeout(OOM_HEARD, heard).await;
         }
-        self.note(|record| record.exited(&exit));
+        self.note(|report| report.exited(&exit));
         pod.events.publish(
             topics::TASK_EXIT_EVENT_TOPIC,
             &TaskExit {

@@ -17,8 +17,9 @@ use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::launch;
 use crate::leftovers;
-use crate::policy::{self, Facts, Hardened};
-use crate::record::{self, Record};
+use crate::policy::{self, Hardened};
+use super::report::Report;
+use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
 use crate::{config, facts};
@@ -33,7 +34,7 @@ impl Pod {
         if !request.checkpoint.is_empty() {
             return Err(TaskError::Unimplemented("restoring a checkpoint is not supported".to_owned()));
         }
-        if !record::is_identifier(&request.id) {
+        if record::validate_id(&request.id).is_err() {
             return Err(TaskError::InvalidArgument(format!("id {:?} is not a valid containerd identifier", request.id)));
         }
         let promise = self.reserve(&request.id)?;
@@ -71,30 +72,28 @@ impl Pod {
     async fn build(self: &Arc<Self>, request: &CreateTaskRequest) -> Result<Arc<Container>, TaskError> {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
-        let mut record = Record::new(&self.namespace, &request.id, &self.group, &spec);
+        let mut report = Report::new(&self.namespace, &request.id, &spec);
         let hardened = match judge(spec) {
             Ok(hardened) => hardened,
             Err(Rejection::Denied(denied)) => {
-                record.refused(&denied);
-                if let Err(error) = record.write() {
-                    log::error!("write the record of {}: {}", request.id, chain(&error));
-                }
+                report.refused(&denied);
+                report.write_or_log();
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.to_string()));
             }
             Err(Rejection::Config(error)) => return Err(error),
         };
-        if !hardened.floor().enforced() {
+        if hardened.mode() == policy::Mode::Audit {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
-        record.admitted(&hardened);
+        report.admitted(&hardened);
         let linux = hardened.spec().linux().as_ref();
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
         let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
-        let launched = self.launch(request, &bundle, dir, hardened, cgroup.clone(), record).await;
+        let launched = self.launch(request, &bundle, dir, hardened, cgroup.clone(), report).await;
         if launched.is_err()
             && let Err(error) =
                 leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
@@ -111,7 +110,7 @@ impl Pod {
         dir: PathBuf,
         hardened: Hardened,
         cgroup: Cgroup,
-        mut record: Record,
+        mut report: Report,
     ) -> Result<Arc<Container>, TaskError> {
         let endpoints = Endpoints {
             terminal: request.terminal,
@@ -136,7 +135,7 @@ impl Pod {
                 rootfs: rootfs.clone(),
                 rootfs_mounts: request.rootfs.iter().map(mount).collect(),
                 spec: hardened.spec().clone(),
-                floor: hardened.floor().enforced(),
+                floor: hardened.mode() == policy::Mode::Enforce,
                 stdin: ends.stdin,
                 stdout: ends.stdout,
                 stderr: ends.stderr,
@@ -168,8 +167,8 @@ impl Pod {
                 None => cgroup.verify(&Default::default()),
             };
             let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
-            record.created(created.init.pid, &cgroup, &limits);
-            record.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
+            report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
+            report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             Ok(oom)
         };
         let oom = match settled.await {
@@ -189,13 +188,14 @@ impl Pod {
             floor: hardened.floor(),
             seccomp: hardened.spec().linux().as_ref().and_then(|linux| linux.seccomp().clone()),
             cgroup,
+            filters: created.filter_count,
             private_pids: has_private_pids(hardened.spec()),
             init,
             execs: Mutex::default(),
             running_execs: watch::Sender::new(0),
             lifecycle: AsyncMutex::default(),
             start: Mutex::new(Some(created.start)),
-            record: Mutex::new(record),
+            report: Mutex::new(report),
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)
@@ -211,7 +211,7 @@ enum Rejection {
 fn judge(spec: Spec) -> Result<Hardened, Rejection> {
     let settings = config::load(Path::new(config::PATH))
         .map_err(|error| Rejection::Config(TaskError::failed("load the node's configuration", &error)))?;
-    let facts = Facts { host_namespaces_joined: facts::host_namespaces_joined(&spec) };
+    let facts = facts::gather(&spec);
     let admitted = policy::admit(spec, &facts, &settings).map_err(Rejection::Denied)?;
     Ok(admitted.harden())
 }

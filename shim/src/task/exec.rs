@@ -55,7 +55,7 @@ impl Container {
         if status != Status::Running {
             return Err(TaskError::Failed(format!("cannot exec in a {} state", status.word())));
         }
-        if !crate::record::is_identifier(id) {
+        if crate::record::validate_id(id).is_err() {
             return Err(TaskError::InvalidArgument(format!("exec id {id:?} is not a valid containerd identifier")));
         }
         let spec = crate::policy::admit_exec(spec, &self.floor).map_err(|denied| TaskError::Refused(denied.to_string()))?;
@@ -179,7 +179,7 @@ impl Container {
             process: exec.spec.process().clone(),
             seccomp: self.seccomp.clone(),
             cgroup_procs: self.cgroup.procs_files(),
-            floor: self.floor.enforced(),
+            floor: self.floor.mode() == crate::policy::Mode::Enforce,
             stdin: ends.stdin,
             stdout: ends.stdout,
             stderr: ends.stderr,
@@ -195,19 +195,12 @@ impl Container {
         let pid = started.process.pid;
         let pidfd = Arc::new(started.process.pidfd);
         exec.process.set_handle(pid, Arc::clone(&pidfd));
-        let checked = crate::record::kernel_view(pid)
-            .map_err(|error| TaskError::failed("read back what the kernel enforces on the process", &error))
-            .and_then(|view| {
-                crate::record::check_floor(&view, &self.floor).map_err(|missing| {
-                    TaskError::Failed(format!("the kernel does not enforce the floor on the process: {missing}"))
-                })
-            })
-            .and_then(|()| match started.console {
-                Some(console) => {
-                    stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))
-                }
-                None => Ok(()),
-            });
+        let checked = self.verify(pid).and_then(|_| match started.console {
+            Some(console) => {
+                stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))
+            }
+            None => Ok(()),
+        });
         if let Err(error) = checked {
             let _ = exec.process.kill(libc::SIGKILL);
             let _ = pod.children.wait(pid, pidfd).await;

@@ -10,6 +10,7 @@ mod create;
 mod exec;
 mod pod;
 mod process;
+mod report;
 
 pub use container::Container;
 pub use pod::Pod;
