@@ -265,6 +265,7 @@ impl RawLimits {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::quantity::{MAX_BYTES, MAX_CPU_MILLIS, MAX_PIDS, MIN_CPU_MILLIS};
     use super::*;
