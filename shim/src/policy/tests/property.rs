@@ -47,26 +47,52 @@ fn junk() -> impl Strategy<Value = Value> {
         "9999999999999999999999",
     ];
     prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        select(vec![0, 1, -1, 1000, 4096, 1 << 40, i64::MAX, i64::MIN]).prop_map(Value::from),
-        Just(json!(u64::MAX)),
-        select(words.to_vec()).prop_map(Value::from),
-        select(words.to_vec()).prop_map(|w| json!([w])),
-        ".{0,12}".prop_map(Value::from),
-        Just(json!([])),
-        Just(json!({})),
-        Just(
+        1 => Just(Value::Null),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => select(vec![0, 1, -1, 1000, 4096, 1 << 40, i64::MAX, i64::MIN]).prop_map(Value::from),
+        1 => Just(json!(u64::MAX)),
+        1 => select(words.to_vec()).prop_map(Value::from),
+        1 => select(words.to_vec()).prop_map(|w| json!([w])),
+        1 => ".{0,12}".prop_map(Value::from),
+        1 => Just(json!([])),
+        1 => Just(json!({})),
+        1 => Just(
             json!([{"type": "user"}, {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "network"}])
         ),
-        Just(
+        1 => Just(
             json!({"limit": -1, "swap": -1, "reservation": i64::MAX, "quota": i64::MAX, "period": 1, "burst": u64::MAX})
         ),
-        Just(
+        1 => Just(
             json!({"memory.max": "max", "cpu.max": "max 1", "pids.max": "-3", "memory.swap.max": "9"})
         ),
-        Just(json!([{"allow": true, "type": "b", "access": "rwm"}])),
+        1 => Just(json!([{"allow": true, "type": "b", "access": "rwm"}])),
+        3 => limit(),
     ]
+}
+
+/// Limits around and beyond the maxima, with the fields of memory, cpu and pids alike.
+fn limit() -> impl Strategy<Value = Value> {
+    let numbers = vec![i64::MIN, -1, 0, 1, 9, 4096, 250_000, 1 << 33, i64::MAX];
+    let number = move || prop::option::of(select(numbers.clone()));
+    (number(), number(), number(), number()).prop_map(|(limit, period, swap, burst)| {
+        let mut value = json!({});
+        for (key, n) in [
+            ("limit", limit),
+            ("quota", limit),
+            ("swap", swap),
+            ("reservation", burst),
+        ] {
+            if let Some(n) = n {
+                value[key] = json!(n);
+            }
+        }
+        for (key, n) in [("period", period), ("burst", burst)] {
+            if let Some(n) = n {
+                value[key] = json!(n.unsigned_abs());
+            }
+        }
+        value
+    })
 }
 
 /// A fixture with some of its values replaced. A replacement after which the whole is no longer a spec is undone, so
@@ -210,7 +236,7 @@ proptest! {
     }
 
     #[test]
-    fn an_update_never_exceeds_the_maxima(memory in junk(), cpu in junk(), pids in junk(), unified in junk()) {
+    fn an_update_never_exceeds_the_maxima(memory in limit(), cpu in limit(), pids in limit(), unified in junk()) {
         let Ok(asked) = serde_json::from_value(json!({"memory": memory, "cpu": cpu, "pids": pids, "unified": unified})) else {
             return Ok(());
         };
