@@ -13,7 +13,6 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
 /// How a process ended.
@@ -72,7 +71,7 @@ impl Children {
     /// # Errors
     /// If the pidfd cannot be polled: the caller must then treat the process as lost.
     pub async fn wait(&self, pid: i32, pidfd: Arc<OwnedFd>) -> std::io::Result<Exit> {
-        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        let pidfd = crate::sys::watch_shared_fd(pidfd, Interest::READABLE)?;
         let exit = loop {
             let mut ready = pidfd.readable().await?;
             match waitid(Id::PIDFd(pidfd.get_ref().as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {

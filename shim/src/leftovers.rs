@@ -4,7 +4,7 @@
 //! facts `delete` needs when nobody is left to ask. Every step is idempotent: containerd may call `delete` again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::error::chain;
-use crate::record;
+use crate::record::{self, Store};
 
 const CONTAINER_FILE: &str = "container.json";
 const DAEMON_FILE: &str = "daemon.json";
@@ -20,9 +20,9 @@ const DAEMON_FILE: &str = "daemon.json";
 /// What cannot be prepared or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum LeftoverError {
-    /// The namespace or id is none of containerd's, or the directory cannot be named.
-    #[error("name the container's directory")]
-    Name(#[source] record::Error),
+    /// The directory or the record under `/run/curb`.
+    #[error(transparent)]
+    Store(record::Error),
     /// A file or directory of ours.
     #[error("{step} {path}")]
     File {
@@ -73,12 +73,9 @@ pub fn prepare(
     bundle: &Path,
     cgroups_path: Option<&str>,
 ) -> Result<PathBuf, LeftoverError> {
-    let dir = record::container_dir(namespace, id).map_err(LeftoverError::Name)?;
-    remove_dir(&dir)?;
-    if let Some(parent) = dir.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(file_error("make", parent))?;
-    }
-    DirBuilder::new().mode(0o700).create(&dir).map_err(file_error("make", &dir))?;
+    let store = Store::at(record::RUN_DIR);
+    store.remove_container_dir(namespace, id).map_err(LeftoverError::Store)?;
+    let dir = store.create_container_dir(namespace, id).map_err(LeftoverError::Store)?;
     let facts =
         Facts { group: group.to_owned(), bundle: bundle.to_owned(), cgroups_path: cgroups_path.map(str::to_owned) };
     write_json(&dir.join(CONTAINER_FILE), &facts)?;
@@ -110,18 +107,11 @@ pub async fn remove_container(namespace: &str, id: &str, cgroup: &Cgroup, rootfs
     let killed = cgroup.kill_all().await.map_err(LeftoverError::Cgroup);
     let removed = cgroup.remove().await.map_err(LeftoverError::Cgroup);
     let unmounted = crate::rootfs::unmount_recursive(rootfs).map_err(LeftoverError::Rootfs);
-    let dir = record::container_dir(namespace, id).map_err(LeftoverError::Name)?;
     killed.and(removed).and(unmounted)?;
     // The facts go last: while anything is left, `delete` must be able to find it.
-    record::Store::at(record::RUN_DIR).remove(namespace, id).map_err(LeftoverError::Name)?;
-    remove_dir(&dir)
-}
-
-fn remove_dir(dir: &Path) -> Result<(), LeftoverError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(file_error("remove", dir)(error)),
-        _ => Ok(()),
-    }
+    let store = Store::at(record::RUN_DIR);
+    store.remove(namespace, id).map_err(LeftoverError::Store)?;
+    store.remove_container_dir(namespace, id).map_err(LeftoverError::Store)
 }
 
 /// Notes that this process serves `group` at `socket`.
@@ -148,7 +138,7 @@ pub fn daemon_ended(namespace: &str, group: &str, socket: &Path) {
 
 /// A name no container's file can have: ids hold no second dot.
 fn daemon_file(namespace: &str, group: &str) -> Result<PathBuf, LeftoverError> {
-    let dir = record::container_dir(namespace, group).map_err(LeftoverError::Name)?;
+    let dir = record::container_dir(namespace, group).map_err(LeftoverError::Store)?;
     Ok(dir.with_file_name(format!(".{group}.{DAEMON_FILE}")))
 }
 
@@ -171,7 +161,7 @@ pub struct Ended {
 /// Called when the daemon is dead or unreachable. containerd runs `delete` for the sandbox only, so a dead shim's other
 /// containers would run on without it (containerd#10727).
 pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
-    let ended = Ended { pid: record::Store::at(record::RUN_DIR).read(namespace, id).ok().and_then(|record| record.pid).map_or(0, u32::cast_signed) };
+    let ended = Ended { pid: Store::at(record::RUN_DIR).read(namespace, id).ok().and_then(|record| record.pid).map_or(0, u32::cast_signed) };
     end_daemon(namespace, id);
     for member in members(namespace, id) {
         let facts = record::container_dir(namespace, &member).ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE)));

@@ -206,9 +206,8 @@ impl Task for Service {
             Ok(process.stdio())
         })??;
         if let Some(stdio) = stdio {
-            let size = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
             stdio
-                .resize(size(request.width), size(request.height))
+                .resize(request.width, request.height)
                 .map_err(|error| TaskError::failed("resize the console", &error))?;
         }
         Ok(Empty::new())

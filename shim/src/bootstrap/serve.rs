@@ -1,14 +1,16 @@
 //! The daemon: shed what was inherited, then serve the task API until the pod is gone.
 
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +25,7 @@ use crate::events::Publisher;
 use crate::launch::Launcher;
 use crate::leftovers;
 use crate::service::services;
+use crate::sys::watch_fd;
 use crate::task::Pod;
 
 /// How long containerd may take to receive the last events before the daemon ends.
@@ -95,7 +98,7 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<()
                 pod.end_all().await;
                 break;
             }
-            name = bundles.removed() => bundle_removed(&pod, name).await,
+            names = bundles.removed() => bundles_removed(&pod, &names).await,
         }
     }
     let _ = timeout(LAST_EVENTS, pod.events.drained()).await;
@@ -106,10 +109,9 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<()
 /// Ends what lost its bundle: a container, or the pod with its own.
 ///
 /// `rke2-killall.sh` does not know this binary and removes the bundles under it; nothing else would end the pod then.
-async fn bundle_removed(pod: &Arc<Pod>, name: Option<String>) {
-    let gone = |bundle: &Path| {
-        name.as_deref().is_none_or(|name| bundle.file_name().is_some_and(|own| own == name)) && !bundle.exists()
-    };
+async fn bundles_removed(pod: &Arc<Pod>, names: &[String]) {
+    let named = |bundle: &Path| names.is_empty() || names.iter().any(|name| bundle.ends_with(name));
+    let gone = |bundle: &Path| named(bundle) && !bundle.exists();
     if gone(&pod.bundle) {
         if !pod.is_empty() {
             log::warn!("the pod's bundle was removed: ending the pod");
@@ -156,34 +158,37 @@ impl futures_core::Stream for SameUser {
     }
 }
 
-/// Watches the directory that holds the pod's bundles.
+/// Watches the directory that holds the pod's bundles, by inotify(7).
 struct BundleWatch {
-    inotify: AsyncFd<Inotify>,
+    inotify: AsyncFd<OwnedFd>,
 }
 
 impl BundleWatch {
     fn new(bundle: &Path) -> Result<Self, VerbError> {
-        let step = "watch the bundle";
-        let dir: PathBuf = bundle.parent().unwrap_or(bundle).to_owned();
-        let inotify =
-            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(VerbError::errno(step))?;
-        let removal = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE_SELF;
-        inotify.add_watch(&dir, removal | AddWatchFlags::IN_ONLYDIR).map_err(VerbError::errno(step))?;
-        Ok(BundleWatch { inotify: AsyncFd::new(inotify).map_err(VerbError::io(step))? })
+        let failed = |errno: rustix::io::Errno| VerbError::Io { step: "watch the bundle", source: errno.into() };
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
+        let removal = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
+        inotify::add_watch(&inotify, bundle.parent().unwrap_or(bundle), removal).map_err(failed)?;
+        Ok(BundleWatch { inotify: watch_fd(inotify, Interest::READABLE).map_err(VerbError::io("watch the bundle"))? })
     }
 
-    /// The name of an entry that was removed, or `None` if the directory itself was.
-    async fn removed(&self) -> Option<String> {
+    /// The names of removed entries; empty if the directory itself went, or more happened than the queue holds.
+    async fn removed(&self) -> Vec<String> {
         loop {
             let Ok(mut ready) = self.inotify.readable().await else { return std::future::pending().await };
-            match self.inotify.get_ref().read_events() {
-                // The events of one read concern several pods of the node; `None` makes the caller look at its own.
-                Ok(events) if events.len() == 1 => {
-                    return events.into_iter().next().and_then(|event| event.name?.into_string().ok());
+            let mut buffer = [MaybeUninit::<u8>::uninit(); 1024];
+            let mut events = Reader::new(self.inotify.get_ref(), &mut buffer);
+            let mut names = Vec::new();
+            while let Ok(event) = events.next() {
+                match event.file_name() {
+                    Some(name) => names.push(name.to_string_lossy().into_owned()),
+                    None => return Vec::new(),
                 }
-                Ok(_) => return None,
-                Err(_) => ready.clear_ready(),
+                if events.is_buffer_empty() {
+                    return names;
+                }
             }
+            ready.clear_ready();
         }
     }
 }

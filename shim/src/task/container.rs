@@ -127,7 +127,8 @@ impl Container {
         if matches!(self.init.status(), Status::Stopped | Status::Deleted) {
             return Err(TaskError::Failed("cannot update a stopped container".to_owned()));
         }
-        let (resources, changes) = crate::policy::harden_update(resources, &self.floor);
+        let (resources, changes) = crate::policy::harden_update(resources, &self.floor)
+            .map_err(|denied| TaskError::Refused(denied.to_string()))?;
         self.cgroup.update(&resources).map_err(|error| TaskError::failed("update the limits", &error))?;
         let limits = self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
         self.note(|report| report.updated(&changes, &limits));
@@ -186,7 +187,7 @@ impl Container {
     ///
     /// # Errors
     /// UNKNOWN in runc's words if the program cannot be executed; the container is then stopped.
-    pub(super) async fn start_init(&self, pod: &Pod) -> Result<i32, TaskError> {
+    pub async fn start_init(&self, pod: &Pod) -> Result<i32, TaskError> {
         let _lifecycle = self.lifecycle.lock().await;
         if self.init.status() != Status::Created {
             return Err(self.wrong_state("start"));

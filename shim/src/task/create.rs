@@ -118,7 +118,7 @@ impl Pod {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        let context = IoContext::new(&request.id, &self.namespace);
+        let context = IoContext { container_id: request.id.clone(), namespace: self.namespace.clone(), ..IoContext::default() };
         let (stdio, ends) =
             stdio::open(&endpoints, &context).await.map_err(|error| TaskError::failed("connect the container", &error))?;
         let stdio = Arc::new(stdio);

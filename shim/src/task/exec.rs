@@ -166,7 +166,7 @@ impl Container {
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {
         let init = self.init.pidfd().ok_or_else(|| TaskError::FailedPrecondition("container must be created".to_owned()))?;
         let endpoints = exec.process.endpoints();
-        let context = IoContext::new(&self.id, &pod.namespace);
+        let context = IoContext { container_id: self.id.clone(), namespace: pod.namespace.clone(), ..IoContext::default() };
         let (stdio, ends) =
             stdio::open(endpoints, &context).await.map_err(|error| TaskError::failed("connect the process", &error))?;
         let stdio = Arc::new(stdio);
