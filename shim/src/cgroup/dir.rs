@@ -123,6 +123,16 @@ impl Dir {
         })
     }
 
+    /// Shows `visit` the cgroups directly below this one.
+    pub fn each_child(&self, visit: &mut dyn FnMut(&Self)) -> io::Result<()> {
+        for name in self.children()? {
+            if let Ok(fd) = rustix::fs::openat(&self.0, &name, DIRECTORY, Mode::empty()) {
+                visit(&Self(fd));
+            }
+        }
+        Ok(())
+    }
+
     fn children(&self) -> io::Result<Vec<CString>> {
         let mut names = Vec::new();
         let entries = match rustix::fs::Dir::read_from(&self.0) {

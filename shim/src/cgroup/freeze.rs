@@ -31,7 +31,8 @@ impl Cgroup {
         match self.version {
             Version::V1 => {
                 let dir = self.open("freezer")?;
-                dir.write("freezer.state", "THAWED").map_err(|source| self.failed("freezer", "freezer.state", "THAWED", source))
+                dir.write("freezer.state", "THAWED")
+                    .map_err(|source| self.failed("freezer", "freezer.state", "THAWED", source))
             }
             Version::V2 => self.freeze_v2(false).await,
         }
@@ -63,7 +64,8 @@ impl Cgroup {
                 let _ = dir.write("freezer.state", "THAWED");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            dir.write("freezer.state", "FROZEN").map_err(|source| self.failed("freezer", "freezer.state", "FROZEN", source))?;
+            dir.write("freezer.state", "FROZEN")
+                .map_err(|source| self.failed("freezer", "freezer.state", "FROZEN", source))?;
             let state = dir.read("freezer.state").map_err(|source| self.unread("freezer", "freezer.state", source))?;
             if state.trim() == "FROZEN" {
                 return Ok(());
@@ -86,7 +88,8 @@ impl Cgroup {
     }
 
     async fn freeze_and_wait(&self, dir: &Dir, value: &str) -> Result<(), CgroupError> {
-        let watch = FileWatch::new(&[self.file_of("", "cgroup.events")]).map_err(|source| self.unread("", "cgroup.events", source))?;
+        let watch = FileWatch::new(&[self.file_of("", "cgroup.events")])
+            .map_err(|source| self.unread("", "cgroup.events", source))?;
         dir.write("cgroup.freeze", value).map_err(|source| self.failed("", "cgroup.freeze", value, source))?;
         let wanted = u64::from(value == "1");
         let settled = async {
@@ -100,7 +103,9 @@ impl Cgroup {
             }
         };
         let state = if wanted == 1 { "frozen" } else { "thawed" };
-        tokio::time::timeout(V2_TIMEOUT, settled).await.unwrap_or_else(|_| Err(self.stuck("", "cgroup.events", state, V2_TIMEOUT)))
+        tokio::time::timeout(V2_TIMEOUT, settled)
+            .await
+            .unwrap_or_else(|_| Err(self.stuck("", "cgroup.events", state, V2_TIMEOUT)))
     }
 
     /// Thaws the cgroup and every one nested in it: a container may have frozen a part of itself, and what is frozen does not die.
@@ -133,7 +138,13 @@ impl Cgroup {
         }
     }
 
-    pub(super) fn failed(&self, controller: &'static str, file: &str, value: &str, source: std::io::Error) -> CgroupError {
+    pub(super) fn failed(
+        &self,
+        controller: &'static str,
+        file: &str,
+        value: &str,
+        source: std::io::Error,
+    ) -> CgroupError {
         match self.mount(controller) {
             Some(mount) => self.unwritten(mount, file, value, source),
             None => CgroupError::NoController(controller),

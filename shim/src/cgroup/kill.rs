@@ -3,16 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::dir::{Dir, value_of};
 use super::freeze::Thaw;
 use super::oom::FileWatch;
 use super::{Cgroup, CgroupError, Version};
+use crate::sys::watch_fd;
 
 /// containerd gives `delete` 5 s; the rest is for unmounting.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -97,7 +96,7 @@ impl Cgroup {
         self.thaw_subtree();
         let mut waited = false;
         for pidfd in dying {
-            let Ok(pidfd) = AsyncFd::register_with_interest(pidfd, Interest::READABLE) else { continue };
+            let Ok(pidfd) = watch_fd(pidfd, Interest::READABLE) else { continue };
             waited = true;
             if timeout_at(deadline, pidfd.readable()).await.is_err() {
                 return Ok(());
@@ -112,7 +111,7 @@ impl Cgroup {
 
     /// The pidfd pins the process before its membership is read, so that a reused pid is never hit.
     fn kill_one(&self, pid: i32) -> Option<OwnedFd> {
-        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())).ok()?;
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
         if !self.contains(pid) {
             return None;
         }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::dir::Dir;
 use super::settings::bytes;
 use super::v1::{LIMIT, MEMSW};
+use super::v2::SWAP;
 use super::{Cgroup, CgroupError, Version};
 
 /// The limits a cgroup has. `None` is no limit, or a controller this host lacks.
@@ -70,7 +71,7 @@ impl Cgroup {
         Ok(Limits {
             memory_max: files.bytes("memory.max"),
             memory_reservation: files.bytes("memory.low").filter(|bytes| *bytes != 0),
-            swap_max: files.bytes("memory.swap.max"),
+            swap_max: files.bytes(SWAP),
             cpu_quota: cpu_max.next().flatten(),
             cpu_period: cpu_max.next().flatten(),
             cpu_weight: files.number("cpu.weight"),

@@ -134,6 +134,24 @@ pub fn host_version() -> Result<Version, CgroupError> {
     mounts::host().map(|(version, _)| version).map_err(CgroupError::Mounts)
 }
 
+/// True when the kernel can limit swap here: asking for a swap limit where it cannot fails the container, as in runc.
+pub fn swap_limit() -> bool {
+    match mounts::host() {
+        Ok((Version::V1, mounts)) => mounts
+            .iter()
+            .filter(|mount| mount.controllers.iter().any(|name| name == "memory"))
+            .any(|mount| Dir::open(&mount.point, "/").is_ok_and(|dir| dir.has(v1::MEMSW))),
+        // The root has no such file, every cgroup below it with the memory controller has.
+        Ok((Version::V2, mounts)) => mounts.iter().any(|mount| {
+            let mut found = false;
+            let looked =
+                Dir::open(&mount.point, "/").and_then(|dir| dir.each_child(&mut |dir| found |= dir.has(v2::SWAP)));
+            looked.is_ok() && found
+        }),
+        Err(_) => false,
+    }
+}
+
 /// The cgroup of one container: a directory below each v1 hierarchy, or one below the unified hierarchy.
 ///
 /// Holds names only, so it stays valid while the cgroup comes and goes; each call opens what it needs.
@@ -220,7 +238,9 @@ impl Cgroup {
             let Step::Enter(dir) = step else { return Ok(()) };
             match dir.read("cgroup.procs") {
                 // 0 stands for a process outside our pid namespace.
-                Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+                Ok(text) => {
+                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0))
+                }
                 Err(error) if is_gone(&error) => {}
                 // A threaded cgroup: its domain's root lists the processes (cgroups(7)).
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
@@ -256,22 +276,35 @@ impl Cgroup {
     /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
     /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
     pub fn join(&self, pid: i32, init: Option<i32>) -> Result<(), CgroupError> {
-        for mount in &self.mounts {
-            // libcontainer makes no directory for the first three: where there is none, there is nothing to join.
-            let optional = ["name=systemd", "rdma", "misc"].iter().any(|name| mount.controllers.iter().any(|known| known == name));
-            let dir = match self.open_at(mount) {
-                Err(CgroupError::NotFound) if optional => continue,
-                dir => dir,
-            };
-            let joined = dir.and_then(|dir| {
-                dir.write("cgroup.procs", &pid.to_string()).map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
+        for mount in self.joinable() {
+            let joined = self.open_at(mount).and_then(|dir| {
+                let written = dir.write("cgroup.procs", &pid.to_string());
+                written.map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
             });
             match joined {
-                Err(_) if self.version == Version::V2 => self.join_init(mount, pid, init).ok_or(()).or_else(|()| joined)?,
+                Err(_) if self.version == Version::V2 => {
+                    self.join_init(mount, pid, init).ok_or(()).or_else(|()| joined)?
+                }
                 joined => joined?,
             }
         }
         Ok(())
+    }
+
+    /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
+    /// All must be written; one that is missing means that the cgroup is gone.
+    pub fn procs_files(&self) -> Vec<PathBuf> {
+        self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect()
+    }
+
+    /// The hierarchies a process of the container must be in. libcontainer makes no directory for some: where there is none,
+    /// there is nothing to join.
+    fn joinable(&self) -> impl Iterator<Item = &Mount> {
+        const OPTIONAL: [&str; 3] = ["name=systemd", "rdma", "misc"];
+        self.mounts.iter().filter(|mount| {
+            let optional = mount.controllers.iter().any(|name| OPTIONAL.contains(&name.as_str()));
+            !optional || Dir::open(&mount.point, &self.path).is_ok()
+        })
     }
 
     fn join_init(&self, mount: &Mount, pid: i32, init: Option<i32>) -> Option<()> {

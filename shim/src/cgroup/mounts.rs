@@ -33,12 +33,16 @@ fn parse(mountinfo: impl BufRead) -> io::Result<(Version, Vec<Mount>)> {
         let line = line?;
         let Some((kind, mount)) = parse_line(&line) else { continue };
         match kind {
-            Version::V2 if unified.as_ref().is_none_or(|_| mount.point == Path::new(DEFAULT_ROOT)) => unified = Some(mount),
+            Version::V2 if unified.as_ref().is_none_or(|_| mount.point == Path::new(DEFAULT_ROOT)) => {
+                unified = Some(mount)
+            }
             Version::V2 => {}
             Version::V1 if mount.controllers.is_empty() => {}
             // A hierarchy may be mounted a second time elsewhere (for a container, say): the one below the default root wins.
             Version::V1 => match legacy.iter_mut().find(|known| known.controllers == mount.controllers) {
-                Some(known) if !known.point.starts_with(DEFAULT_ROOT) && mount.point.starts_with(DEFAULT_ROOT) => *known = mount,
+                Some(known) if !known.point.starts_with(DEFAULT_ROOT) && mount.point.starts_with(DEFAULT_ROOT) => {
+                    *known = mount
+                }
                 Some(_) => {}
                 None => legacy.push(mount),
             },
@@ -74,8 +78,20 @@ fn parse_line(line: &[u8]) -> Option<(Version, Mount)> {
 /// Tells controllers from the other super block options of a v1 mount (cgroup-v1/cgroups.rst).
 fn is_controller(option: &str) -> bool {
     const KNOWN: [&str; 14] = [
-        "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio", "perf_event",
-        "pids", "rdma",
+        "blkio",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "misc",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "pids",
+        "rdma",
     ];
     KNOWN.contains(&option) || option == "name=systemd"
 }
@@ -105,8 +121,10 @@ mod tests {
 
     const V2: &str = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
     const TMPFS: &str = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n";
-    const CPU: &str = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 master:2 - cgroup cgroup rw,cpu,cpuacct\n";
-    const SYSTEMD: &str = "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd\n";
+    const CPU: &str =
+        "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 master:2 - cgroup cgroup rw,cpu,cpuacct\n";
+    const SYSTEMD: &str =
+        "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd\n";
     const HYBRID: &str = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
 
     fn read(text: &str) -> (Version, Vec<Mount>) {

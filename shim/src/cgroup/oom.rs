@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::dir::{Dir, is_gone, value_of};
 use super::{Cgroup, CgroupError, Version};
+use crate::sys::watch_fd;
 
 /// A watch on the contents of files, by inotify(7). cgroupfs reports its own changes (cgroup-v2.rst, "events").
 pub(super) struct FileWatch(AsyncFd<OwnedFd>);
@@ -25,7 +26,7 @@ impl FileWatch {
         for file in files {
             rustix::fs::inotify::add_watch(&inotify, file.as_str(), WatchFlags::MODIFY | WatchFlags::DELETE_SELF)?;
         }
-        Ok(Self(AsyncFd::register_with_interest(inotify, Interest::READABLE)?))
+        Ok(Self(watch_fd(inotify, Interest::READABLE)?))
     }
 
     /// Waits for the next change and takes all that are queued.
@@ -49,7 +50,7 @@ fn drain(inotify: &OwnedFd) -> io::Result<()> {
 }
 
 enum Source {
-    Eventfd(AsyncFd<EventFd>),
+    Eventfd(AsyncFd<OwnedFd>),
     Files(FileWatch),
 }
 
@@ -74,7 +75,7 @@ impl Cgroup {
     }
 
     /// memory.rst (v1), section 9: `<eventfd> <fd of memory.oom_control>` written to `cgroup.event_control`.
-    fn oom_eventfd(&self) -> Result<AsyncFd<EventFd>, CgroupError> {
+    fn oom_eventfd(&self) -> Result<AsyncFd<OwnedFd>, CgroupError> {
         let dir = self.open("memory")?;
         let unread = |file, source| self.unread("memory", file, source);
         let control = rustix::fs::openat(&dir, "memory.oom_control", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -82,8 +83,9 @@ impl Cgroup {
         let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| unread("memory.oom_control", errno.into()))?;
         let order = format!("{} {}", eventfd.as_fd().as_raw_fd(), control.as_raw_fd());
-        dir.write("cgroup.event_control", &order).map_err(|source| self.failed("memory", "cgroup.event_control", &order, source))?;
-        AsyncFd::register_with_interest(eventfd, Interest::READABLE).map_err(|source| unread("memory.oom_control", source))
+        dir.write("cgroup.event_control", &order)
+            .map_err(|source| self.failed("memory", "cgroup.event_control", &order, source))?;
+        watch_fd(eventfd.into(), Interest::READABLE).map_err(|source| unread("memory.oom_control", source))
     }
 
     /// Processes of this cgroup that the kernel killed for want of memory, ever. v2 counts nested cgroups itself, v1 does not.
@@ -119,13 +121,22 @@ impl OomWatch {
             }
             match &self.source {
                 Source::Files(watch) => {
-                    if self.cgroup.open("").ok()?.read("cgroup.events").is_ok_and(|events| value_of(&events, "populated") == Some(0)) {
+                    if self
+                        .cgroup
+                        .open("")
+                        .ok()?
+                        .read("cgroup.events")
+                        .is_ok_and(|events| value_of(&events, "populated") == Some(0))
+                    {
                         return None;
                     }
                     watch.changed().await.ok()?;
                 }
                 Source::Eventfd(eventfd) => {
-                    eventfd.async_io(Interest::READABLE, |eventfd| eventfd.read().map_err(io::Error::from)).await.ok()?;
+                    eventfd
+                        .async_io(Interest::READABLE, |eventfd| Ok(rustix::io::read(eventfd, &mut [0; 8])?))
+                        .await
+                        .ok()?;
                     self.await_kill().await?;
                 }
             }

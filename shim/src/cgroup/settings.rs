@@ -36,12 +36,17 @@ pub(super) enum Shown {
     Device,
     /// `key N` among others.
     Keyed(&'static str),
-    /// A file of the `unified` map, of any of the forms above.
-    Any,
+    /// A file of the `unified` map, of any of the forms above; byte counts are rounded down to a multiple of so many.
+    Any(u64),
 }
 
 impl Setting {
-    pub fn new(controller: &'static str, file: impl Into<Cow<'static, str>>, value: impl ToString, shown: Shown) -> Self {
+    pub fn new(
+        controller: &'static str,
+        file: impl Into<Cow<'static, str>>,
+        value: impl ToString,
+        shown: Shown,
+    ) -> Self {
         Self { controller, file: file.into(), value: value.to_string(), shown, absent_ok: false, retry: false }
     }
 
@@ -69,9 +74,15 @@ impl Setting {
             },
             Shown::Set => set(found).is_some_and(|found| Some(found) == set(&self.value)),
             Shown::Weight => found.lines().any(|line| line.trim_start_matches("default ").trim() == self.value),
-            Shown::Keyed(key) => super::dir::value_of(found, key).map(|value| value.to_string()).as_ref() == Some(&self.value),
+            Shown::Keyed(key) => {
+                super::dir::value_of(found, key).map(|value| value.to_string()).as_ref() == Some(&self.value)
+            }
             Shown::Device => device_line(&self.value, found),
-            Shown::Any => self.value.lines().filter(|line| !line.trim().is_empty()).all(|asked| shown_somehow(asked.trim(), found)),
+            Shown::Any(unit) => self
+                .value
+                .lines()
+                .filter(|line| !line.trim().is_empty())
+                .all(|asked| shown_somehow(asked.trim(), found, unit)),
         }
     }
 }
@@ -85,7 +96,11 @@ impl Cgroup {
         let mut open = OpenDirs::default();
         for setting in &settings {
             match self.set(open.dir(self, setting.controller)?, setting) {
-                Err(CgroupError::Write { source, .. }) if setting.retry && source.raw_os_error() == Some(libc::EINVAL) => late.push(setting),
+                Err(CgroupError::Write { source, .. })
+                    if setting.retry && source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    late.push(setting)
+                }
                 done => done?,
             }
         }
@@ -112,7 +127,7 @@ impl Cgroup {
     }
 
     fn set(&self, dir: &Dir, setting: &Setting) -> Result<(), CgroupError> {
-        let per_line = matches!(setting.shown, Shown::Any);
+        let per_line = matches!(setting.shown, Shown::Any(_));
         let lines = setting.value.split('\n').filter(|line| per_line && !line.is_empty());
         let whole = (!per_line).then_some(setting.value.as_str());
         for value in whole.into_iter().chain(lines) {
@@ -209,11 +224,15 @@ fn device_line(asked: &str, found: &str) -> bool {
     }
 }
 
-fn shown_somehow(asked: &str, found: &str) -> bool {
-    let same = |asked: &str, found: &str| asked == found || bytes(asked, rustix::param::page_size() as u64).is_some_and(|asked| Some(asked) == bytes(found, 1));
+fn shown_somehow(asked: &str, found: &str, unit: u64) -> bool {
+    let same = |asked: &str, found: &str| {
+        asked == found || bytes(asked, unit).is_some_and(|asked| Some(asked) == bytes(found, 1))
+    };
     same(asked, found)
         || found.split_once(' ').is_some_and(|(first, _)| asked == first && found.lines().count() == 1)
-        || found.strip_prefix("default ").is_some_and(|found| same(asked.trim_start_matches("default "), found.lines().next().unwrap_or("")))
+        || found
+            .strip_prefix("default ")
+            .is_some_and(|found| same(asked.trim_start_matches("default "), found.lines().next().unwrap_or("")))
         || (asked.contains(['-', ',']) && set(asked).is_some_and(|asked| Some(asked) == set(found)))
         || (asked.contains(':') && device_line(asked, found))
 }
@@ -259,14 +278,16 @@ mod tests {
 
     #[test]
     fn a_unified_value_is_compared_in_the_form_its_file_has() {
-        assert!(holds(Shown::Any, "64M", "67108864\n"));
-        assert!(holds(Shown::Any, "max", "max 100000\n"));
-        assert!(holds(Shown::Any, "5000 10000", "5000 10000\n"));
-        assert!(holds(Shown::Any, "0,1", "0-1\n"));
-        assert!(holds(Shown::Any, "default 50", "default 50\n8:0 70\n"));
-        assert!(holds(Shown::Any, "8:0 rbps=1\n8:16 wbps=2\n", "8:0 rbps=1 wbps=max\n8:16 rbps=max wbps=2\n"));
-        assert!(!holds(Shown::Any, "8:0 rbps=1\n8:16 wbps=2\n", "8:0 rbps=1 wbps=max\n"));
-        assert!(!holds(Shown::Any, "1", "0\n"));
-        assert!(!holds(Shown::Any, "50000", "max 100000\n"));
+        assert!(holds(Shown::Any(1), "64M", "67108864\n"));
+        assert!(holds(Shown::Any(1), "max", "max 100000\n"));
+        assert!(holds(Shown::Any(1), "5000 10000", "5000 10000\n"));
+        assert!(holds(Shown::Any(1), "0,1", "0-1\n"));
+        assert!(holds(Shown::Any(1), "default 50", "default 50\n8:0 70\n"));
+        assert!(holds(Shown::Any(1), "8:0 rbps=1\n8:16 wbps=2\n", "8:0 rbps=1 wbps=max\n8:16 rbps=max wbps=2\n"));
+        assert!(!holds(Shown::Any(1), "8:0 rbps=1\n8:16 wbps=2\n", "8:0 rbps=1 wbps=max\n"));
+        assert!(!holds(Shown::Any(1), "1", "0\n"));
+        assert!(holds(Shown::Any(4096), "5000", "4096\n"));
+        assert!(!holds(Shown::Any(1), "5000", "4096\n"));
+        assert!(!holds(Shown::Any(1), "50000", "max 100000\n"));
     }
 }

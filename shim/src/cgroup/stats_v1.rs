@@ -1,7 +1,8 @@
 //! `io.containerd.cgroups.v1.Metrics`.
 
 use containerd_shim_protos::cgroups::metrics::{
-    BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl, MemoryStat, Metrics, PidsStat, Throttle,
+    BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl, MemoryStat, Metrics,
+    PidsStat, Throttle,
 };
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -17,7 +18,8 @@ impl Cgroup {
             return Err(CgroupError::NotFound);
         }
         let files = |controller| self.open(controller).ok().map(Files);
-        let mut metrics = Metrics { cpu: MessageField::some(cpu(files("cpu"), files("cpuacct"))), ..Metrics::default() };
+        let mut metrics =
+            Metrics { cpu: MessageField::some(cpu(files("cpu"), files("cpuacct"))), ..Metrics::default() };
         if let Some(files) = files("memory") {
             (metrics.memory, metrics.memory_oom_control) = memory(&files);
         }

@@ -1,7 +1,8 @@
 //! `io.containerd.cgroups.v2.Metrics`.
 
 use containerd_shim_protos::cgroups_v2::metrics::{
-    CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats, PidsStat, RdmaEntry, RdmaStat,
+    CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats, PidsStat, RdmaEntry,
+    RdmaStat,
 };
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -20,7 +21,11 @@ impl Cgroup {
             cpu: MessageField::some(cpu(&files)),
             memory: MessageField::some(memory(&files)),
             memory_events: memory_events(&files),
-            io: MessageField::some(IOStat { usage: io(&files), psi: pressure(&files, "io.pressure"), ..IOStat::default() }),
+            io: MessageField::some(IOStat {
+                usage: io(&files),
+                psi: pressure(&files, "io.pressure"),
+                ..IOStat::default()
+            }),
             rdma: MessageField::some(RdmaStat {
                 current: rdma(&files, "rdma.current"),
                 limit: rdma(&files, "rdma.max"),

@@ -71,7 +71,9 @@ impl Cgroup {
             None | Some(u64::MAX) => {}
             Some(value @ 0..=100) => settings.push(Setting::new("memory", "memory.swappiness", value, Shown::Same)),
             Some(value) => {
-                return Err(CgroupError::Invalid(format!("invalid memory swappiness value: {value} (valid range is 0-100)")));
+                return Err(CgroupError::Invalid(format!(
+                    "invalid memory swappiness value: {value} (valid range is 0-100)"
+                )));
             }
         }
         Ok(())
@@ -85,12 +87,18 @@ impl Cgroup {
         };
         let set = |weight: Option<u16>| weight.filter(|weight| *weight != 0);
         settings.extend(set(block_io.weight()).map(|value| Setting::new("blkio", weight, value, Shown::Weight)));
-        settings.extend(set(block_io.leaf_weight()).map(|value| Setting::new("blkio", "blkio.leaf_weight", value, Shown::Weight)));
+        settings.extend(
+            set(block_io.leaf_weight()).map(|value| Setting::new("blkio", "blkio.leaf_weight", value, Shown::Weight)),
+        );
         for device in block_io.weight_device().iter().flatten() {
             let line = |value| format!("{}:{} {value}", device.major(), device.minor());
-            settings.extend(set(device.weight()).map(|value| Setting::new("blkio", weight_device, line(value), Shown::Device)));
+            settings.extend(
+                set(device.weight()).map(|value| Setting::new("blkio", weight_device, line(value), Shown::Device)),
+            );
             let leaf = set(device.leaf_weight());
-            settings.extend(leaf.map(|value| Setting::new("blkio", "blkio.leaf_weight_device", line(value), Shown::Device)));
+            settings.extend(
+                leaf.map(|value| Setting::new("blkio", "blkio.leaf_weight_device", line(value), Shown::Device)),
+            );
         }
         for (file, devices) in [
             ("blkio.throttle.read_bps_device", block_io.throttle_read_bps_device()),
@@ -98,8 +106,11 @@ impl Cgroup {
             ("blkio.throttle.read_iops_device", block_io.throttle_read_iops_device()),
             ("blkio.throttle.write_iops_device", block_io.throttle_write_iops_device()),
         ] {
-            let line = |device: &LinuxThrottleDevice| format!("{}:{} {}", device.major(), device.minor(), device.rate());
-            settings.extend(devices.iter().flatten().map(|device| Setting::new("blkio", file, line(device), Shown::Device)));
+            let line =
+                |device: &LinuxThrottleDevice| format!("{}:{} {}", device.major(), device.minor(), device.rate());
+            settings.extend(
+                devices.iter().flatten().map(|device| Setting::new("blkio", file, line(device), Shown::Device)),
+            );
         }
         Ok(())
     }

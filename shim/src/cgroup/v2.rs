@@ -7,6 +7,9 @@ use super::settings::{Setting, Shown, bytes};
 use super::v1::{check_usage, hugepage_size, pids_max};
 use super::{Cgroup, CgroupError};
 
+/// The file of the limit on swap.
+pub(super) const SWAP: &str = "memory.swap.max";
+
 impl Cgroup {
     /// What `resources` means on v2. 0 means not set, except for pids.
     pub(super) fn settings_v2(&self, resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError> {
@@ -34,9 +37,11 @@ impl Cgroup {
         for (file, value) in resources.unified().iter().flatten() {
             // libcgroups joins the key to a path: `/etc/passwd` would be written by root.
             if file.contains(['/', '\0']) || !file.contains('.') || file.starts_with('.') {
-                return Err(CgroupError::Invalid(format!("unified resource {file:?} must be in the form CONTROLLER.PARAMETER")));
+                return Err(CgroupError::Invalid(format!(
+                    "unified resource {file:?} must be in the form CONTROLLER.PARAMETER"
+                )));
             }
-            settings.push(Setting::new("", file.clone(), value, Shown::Any));
+            settings.push(Setting::new("", file.clone(), value, Shown::Any(unified_unit(file))));
         }
         Ok(settings)
     }
@@ -54,7 +59,7 @@ fn memory_v2(dir: &Dir, memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Re
     let swap = swap_alone(limit.or_else(|| swap.and_then(|_| current())), limit, swap)?;
     settings.extend(swap.map(|swap| {
         // A kernel without swap has no file and gives none.
-        Setting::bytes("", "memory.swap.max", max_or(swap)).absent_ok(matches!(swap, -1 | 0))
+        Setting::bytes("", SWAP, max_or(swap)).absent_ok(matches!(swap, -1 | 0))
     }));
     settings.extend(limit.map(|limit| Setting::bytes("", "memory.max", max_or(limit))));
     let reservation = memory.reservation().filter(|bytes| *bytes != 0);
@@ -84,7 +89,8 @@ fn cpu_v2(dir: &Dir, cpu: &LinuxCpu, settings: &mut Vec<Setting>) {
 
     let quota = cpu.quota().filter(|quota| *quota != 0);
     let period = cpu.period().filter(|period| *period != 0);
-    settings.extend(cpu.burst().map(|burst| Setting::new("", "cpu.max.burst", burst, Shown::Same).retry(quota.is_some())));
+    settings
+        .extend(cpu.burst().map(|burst| Setting::new("", "cpu.max.burst", burst, Shown::Same).retry(quota.is_some())));
     if quota.is_some() || period.is_some() {
         // The one that is not named stays: runc's `update` keeps it in its state, we ask the kernel.
         let current = dir.read("cpu.max").unwrap_or_default();
@@ -122,9 +128,15 @@ fn io_v2(dir: &Dir, block_io: &LinuxBlockIo, settings: &mut Vec<Setting>) {
         ("riops", block_io.throttle_read_iops_device()),
         ("wiops", block_io.throttle_write_iops_device()),
     ] {
-        let line = |device: &LinuxThrottleDevice| format!("{}:{} {key}={}", device.major(), device.minor(), device.rate());
+        let line =
+            |device: &LinuxThrottleDevice| format!("{}:{} {key}={}", device.major(), device.minor(), device.rate());
         settings.extend(devices.iter().flatten().map(|device| Setting::new("", "io.max", line(device), Shown::Device)));
     }
+}
+
+/// What a value of the `unified` map is rounded down to: only counts of memory are.
+fn unified_unit(file: &str) -> u64 {
+    if file.starts_with("memory.") { rustix::param::page_size() as u64 } else { 1 }
 }
 
 fn max_or(value: i64) -> String {
@@ -155,7 +167,9 @@ mod tests {
 
     #[test]
     fn shares_become_the_weights_runc_gives() {
-        for (shares, weight) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000), (102, 17), (512, 59), (2048, 170)] {
+        for (shares, weight) in
+            [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (u64::MAX, 10_000), (102, 17), (512, 59), (2048, 174)]
+        {
             assert_eq!(weight_from_shares(shares), weight, "{shares}");
         }
         assert_eq!((io_weight(10), io_weight(1000), io_weight(1)), (1, 10_000, 1));
@@ -169,7 +183,13 @@ mod tests {
         assert_eq!(swap(Some(100), Some(-1)), Ok(Some(-1)));
         assert_eq!(swap(Some(-1), None), Ok(Some(-1)));
         assert_eq!(swap(Some(100), None), Ok(None));
-        assert_eq!(swap(None, Some(5)), Err("invalid resources: unable to set swap limit without memory limit".to_owned()));
-        assert_eq!(swap(Some(100), Some(99)), Err("invalid resources: memory+swap limit should be >= memory limit".to_owned()));
+        assert_eq!(
+            swap(None, Some(5)),
+            Err("invalid resources: unable to set swap limit without memory limit".to_owned())
+        );
+        assert_eq!(
+            swap(Some(100), Some(99)),
+            Err("invalid resources: memory+swap limit should be >= memory limit".to_owned())
+        );
     }
 }
