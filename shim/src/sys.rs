@@ -69,3 +69,99 @@ pub fn watch_shared_fd(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<Async
     let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
     watched.map_err(Into::into)
 }
+
+/// How a loop device treats its file.
+#[derive(Debug, Clone, Copy)]
+pub struct LoopFlags {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Bypass the page cache.
+    pub direct_io: bool,
+}
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of `linux/loop.h`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// `LOOP_CONFIGURE`, Linux 5.8.
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+/// `LOOP_CTL_GET_FREE`, Linux 3.1.
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// The number of a loop device that is free at this moment; `control` is `/dev/loop-control`.
+pub fn free_loop_device(control: &std::fs::File) -> io::Result<u32> {
+    // SAFETY: the request takes no argument, and `control` is open for the whole call.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).map_err(|_| io::Error::last_os_error())
+}
+
+/// Puts the loop device `device` in front of `file` until nobody holds it; EBUSY when it is taken already.
+pub fn configure_loop_device(
+    device: &std::fs::File,
+    file: &std::fs::File,
+    how: LoopFlags,
+) -> io::Result<()> {
+    let mut flags = LO_FLAGS_AUTOCLEAR;
+    if how.read_only {
+        flags |= LO_FLAGS_READ_ONLY;
+    }
+    if how.direct_io {
+        flags |= LO_FLAGS_DIRECT_IO;
+    }
+    let info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+    let fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let config = LoopConfig {
+        fd,
+        block_size: 0,
+        info,
+        reserved: [0; 8],
+    };
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is laid out as and which outlives the call;
+    // a device of another kind refuses the request. Both descriptors are open for the whole call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
