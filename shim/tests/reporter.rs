@@ -295,6 +295,36 @@ async fn a_list_returns_what_is_readable_and_counts_the_rest() {
 }
 
 #[tokio::test]
+async fn long_records_make_more_pages_and_hide_nobody() {
+    let reporter = Reporter::start();
+    let sleep = Process::sleep();
+    let ids: Vec<_> = (0..80).map(|number| format!("a{number:03}")).collect();
+    for id in &ids {
+        let mut record = reporter.record(id, &sleep);
+        record.identity.image_name = "x".repeat(60_000);
+        reporter.store.write(&record).unwrap();
+    }
+    let mut client = reporter.client().await;
+    let (mut seen, mut pages) = (Vec::new(), 0);
+    let mut request = v1::ListAgentsRequest::default();
+    loop {
+        let list = client
+            .list_agents(request.clone())
+            .await
+            .unwrap()
+            .into_inner();
+        seen.extend(list.agents.into_iter().map(|agent| agent.id));
+        pages += 1;
+        if list.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = list.next_page_token;
+    }
+    assert_eq!(seen, ids);
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test]
 async fn names_and_records_that_are_wrong_get_the_code_that_says_so() {
     let reporter = Reporter::start();
     let mut client = reporter.client().await;

@@ -2,15 +2,19 @@
 
 use curb_proto::v1;
 use curb_proto::v1::reporter_server::Reporter;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{chain, convert, live, log, node};
 use crate::record::{self, Record, Store, validate_namespace};
 
-/// The page when the caller names none, and the largest: with a record of a few KiB the answer stays
-/// under the 4 MiB that gRPC clients accept by default.
+/// The page when the caller names none, and the largest.
 const PAGE: u32 = 200;
 const LARGEST_PAGE: u32 = 500;
+
+/// A page ends early past this many bytes: gRPC clients refuse a message over 4 MiB by default, and one
+/// pod's long records must not hide the others.
+const LARGEST_ANSWER: usize = 2 * 1024 * 1024;
 
 /// The kubelet's containerd namespace.
 const KUBERNETES: &str = "k8s.io";
@@ -84,16 +88,19 @@ fn list(store: &Store, request: &v1::ListAgentsRequest) -> Result<v1::ListAgents
     let listing = listing(store)?;
     let unreadable_records = node::count(listing.unreadable.len());
     let mut records = listing.records.into_iter().filter(wanted).peekable();
-    let page: Vec<_> = records.by_ref().take(size as usize).collect();
-    let next_page_token = match (records.peek(), page.last()) {
-        (Some(_), Some(last)) => format!("{}/{}", last.namespace, last.id),
+    let node = live::Node::look();
+    let mut agents = Vec::new();
+    let mut bytes = 0;
+    while agents.len() < size as usize && bytes < LARGEST_ANSWER {
+        let Some(record) = records.next() else { break };
+        let agent = agent(&node, record);
+        bytes += agent.encoded_len();
+        agents.push(agent);
+    }
+    let next_page_token = match (records.peek(), agents.last()) {
+        (Some(_), Some(last)) => format!("{}/{}", last.containerd_namespace, last.id),
         _ => String::new(),
     };
-    let node = live::Node::look();
-    let agents = page
-        .into_iter()
-        .map(|record| agent(&node, record))
-        .collect();
     Ok(v1::ListAgentsResponse {
         agents,
         next_page_token,
