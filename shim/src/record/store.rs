@@ -19,7 +19,7 @@ use super::{Error, Record, VERSION, tree};
 pub const RUN_DIR: &str = "/run/curb";
 
 /// The largest record in bytes. A record takes a few KiB; the bound is for what a pod's author can put in.
-pub const MAX_RECORD: u64 = 256 * 1024;
+pub const MAX_RECORD: u64 = 64 * 1024;
 
 /// Members of this group may read the records and talk to the reporter.
 const GROUP: &str = "curb";
