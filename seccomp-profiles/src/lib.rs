@@ -10,11 +10,13 @@
 pub use arch::Arch;
 pub use bpf::{Instruction, Program};
 pub use floor::{floor, floor_digest};
+pub use profile::{FilterFlags, PodFilters, ProfileError, compile_profile};
 
 pub mod arch;
-mod assemble;
+pub(crate) mod assemble;
 pub mod bpf;
 mod compiled;
 pub mod floor;
 pub mod interpret;
+pub mod profile;
 pub mod syscalls;
