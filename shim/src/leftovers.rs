@@ -164,15 +164,13 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
     let ended = Ended { pid: Store::at(record::RUN_DIR).read(namespace, id).ok().and_then(|record| record.pid).map_or(0, u32::cast_signed) };
     end_daemon(namespace, id);
     for member in members(namespace, id) {
-        let facts = record::container_dir(namespace, &member).ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE)));
-        let facts = facts.unwrap_or_else(|| Facts {
-            group: id.to_owned(),
-            bundle: bundle.to_owned(),
-            cgroups_path: crate::facts::read_spec(bundle).ok().and_then(|spec| {
-                let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
-                Some(path.to_string_lossy().into_owned())
-            }),
-        });
+        let dir = record::container_dir(namespace, &member);
+        let Some(facts) = dir.ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE))) else {
+            // Nothing was launched without that file, so there is no process to end. The cgroup its spec names may be
+            // anybody's.
+            never_launched(namespace, &member, bundle);
+            continue;
+        };
         let cgroup = match Cgroup::of(facts.cgroups_path.as_deref(), &member) {
             Ok(cgroup) => cgroup,
             Err(error) => {
@@ -185,6 +183,15 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
         }
     }
     ended
+}
+
+fn never_launched(namespace: &str, id: &str, bundle: &Path) {
+    if let Err(error) = crate::rootfs::unmount_recursive(&bundle.join("rootfs")) {
+        log::error!("unmount the root of {id}: {}", chain(&error));
+    }
+    if let Err(error) = Store::at(record::RUN_DIR).remove(namespace, id) {
+        log::error!("remove the record of {id}: {}", chain(&error));
+    }
 }
 
 /// `id` itself, after every other container that names it as its group: the sandbox holds their namespaces.

@@ -101,6 +101,7 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<()
             names = bundles.removed() => bundles_removed(&pod, &names).await,
         }
     }
+    pod.forget_refused();
     let _ = timeout(LAST_EVENTS, pod.events.drained()).await;
     let _ = timeout(LAST_ANSWERS, server.shutdown()).await;
     Ok(())

@@ -78,6 +78,7 @@ impl Pod {
             Err(Rejection::Denied(denied)) => {
                 report.refused(&denied);
                 report.write_or_log();
+                self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.to_string()));
             }
@@ -91,6 +92,8 @@ impl Pod {
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
         let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
+        // What is in it is killed with the container, so it must be the container's alone.
+        cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
         let launched = self.launch(request, &bundle, dir, hardened, cgroup.clone(), report).await;

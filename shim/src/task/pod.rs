@@ -1,6 +1,6 @@
 //! The containers of one pod.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,9 +8,10 @@ use tokio::sync::watch;
 
 use super::container::Container;
 use crate::children::Children;
-use crate::error::TaskError;
+use crate::error::{TaskError, chain};
 use crate::events::Publisher;
 use crate::launch::Launcher;
+use crate::record::{RUN_DIR, Store};
 
 /// A container, or the promise of one.
 enum Slot {
@@ -34,8 +35,12 @@ pub struct Pod {
     /// Reaps.
     pub children: Children,
     slots: Mutex<HashMap<String, Slot>>,
+    refused: Mutex<VecDeque<String>>,
     done: watch::Sender<bool>,
 }
+
+/// How many refused containers of a pod stay on record: the kubelet tries again for ever, with a new id each time.
+const REFUSED_KEPT: usize = 16;
 
 impl Pod {
     /// An empty pod.
@@ -48,6 +53,7 @@ impl Pod {
             events,
             children: Children::default(),
             slots: Mutex::default(),
+            refused: Mutex::default(),
             done: watch::Sender::new(false),
         }
     }
@@ -101,6 +107,30 @@ impl Pod {
             Some(container) => slots.insert(id.to_owned(), Slot::Ready(container)),
             None => slots.remove(id),
         };
+    }
+
+    /// Keeps the record of a refused container until the pod ends or enough others were refused.
+    pub(super) fn remember_refused(&self, id: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.push_back(id.to_owned());
+        if refused.len() > REFUSED_KEPT
+            && let Some(oldest) = refused.pop_front()
+        {
+            self.forget_record(&oldest);
+        }
+    }
+
+    /// Removes what only the pod's administrator still reads, at the pod's end.
+    pub fn forget_refused(&self) {
+        for id in self.refused.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.forget_record(&id);
+        }
+    }
+
+    fn forget_record(&self, id: &str) {
+        if let Err(error) = Store::at(RUN_DIR).remove(&self.namespace, id) {
+            log::error!("remove the record of {id}: {}", chain(&error));
+        }
     }
 
     /// All containers that exist now.
