@@ -166,7 +166,7 @@ fn asked(resources: Option<&LinuxResources>) -> Limits {
         cpu_period: cpu.and_then(|cpu| cpu.period()),
         cpu_shares: cpu.and_then(|cpu| cpu.shares()),
         cpu_weight: None,
-        pids: resources.and_then(|resources| resources.pids().as_ref()).and_then(|pids| pids.limit()),
+        pids: resources.and_then(|resources| resources.pids().as_ref()).map(|pids| pids.limit()),
     }
 }
 
