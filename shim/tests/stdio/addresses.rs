@@ -157,3 +157,14 @@ async fn a_fifo_in_the_place_of_a_log_file_is_refused_and_does_not_hang() {
         format!("log {fifo} is not a regular file")
     );
 }
+
+#[test]
+fn streams_can_be_opened_and_closed_from_a_spawned_task() {
+    fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
+    spawnable(|| async {
+        let (stdio, _ends) = open(&Endpoints::default(), &context()).await.unwrap();
+        stdio.close(SOON).await;
+    });
+    fn shared<T: Send + Sync>() {}
+    shared::<Stdio>();
+}
