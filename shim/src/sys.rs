@@ -26,8 +26,12 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 
 /// The descriptor after standard error.
 const FIRST_EXTRA_FD: RawFd = 3;
+/// The descriptor after the ones a program is started with.
+const AFTER_EXTRA_FDS: RawFd = 6;
 
-/// Starts `command` with `fds` as its descriptors 3, 4 and 5; the caller's copies are closed.
+/// Starts `command` with `fds` as its descriptors 3, 4 and 5 and no further ones; the caller's copies are closed.
+///
+/// Needs Linux 5.11.
 pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Child> {
     let null = std::fs::File::open("/dev/null")?;
     // Holding 3 to 5 keeps the pipe that `Command` reports a failed exec through out of the places overwritten below,
@@ -38,7 +42,7 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
         places.push(rustix::io::fcntl_dupfd_cloexec(&null, FIRST_EXTRA_FD)?);
     }
     for fd in &fds {
-        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, FIRST_EXTRA_FD + 3)?);
+        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, AFTER_EXTRA_FDS)?);
     }
     let install = move || {
         for (place, fd) in (FIRST_EXTRA_FD..).zip(&raised) {
@@ -48,10 +52,24 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(())
+        // Whatever else this process holds is none of the program's business, marked close-on-exec or not.
+        // SAFETY: the call takes no pointers and only marks descriptors, so those in use stay valid up to the exec.
+        let marked = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                AFTER_EXTRA_FDS,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if marked < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     };
-    // SAFETY: between fork and exec `install` only calls dup2, which is async-signal-safe, and reads errno; it neither
-    // allocates nor locks.
+    // SAFETY: between fork and exec `install` only makes two system calls and reads errno, which is async-signal-safe; it
+    // neither allocates nor locks.
     unsafe { command.pre_exec(install) };
     command.spawn()
 }
