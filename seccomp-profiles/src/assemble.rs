@@ -88,7 +88,9 @@ impl Assembler {
             [] => return None,
             [only] => return Some(only.target),
             // One number between two runs that agree: one question instead of two.
-            [before, point, after] if before.target == after.target && after.first - point.first == 1 => {
+            [before, point, after]
+                if before.target == after.target && after.first - point.first == 1 =>
+            {
                 return Some(self.branch(op::JEQ, point.first, point.target, before.target));
             }
             _ => {}
@@ -99,7 +101,11 @@ impl Assembler {
         let dear = (0..runs.len() - 1)
             .find(|i| weight(&runs[*i]) * 2 > total && runs[i + 1].first - runs[*i].first == 1);
         if let Some(index) = dear {
-            let without = runs.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, run)| *run);
+            let without = runs
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .map(|(_, run)| *run);
             // The hole left behind is closed by its neighbours: that number never gets there.
             let other = self.tree(&merge(without))?;
             return Some(self.branch(op::JEQ, runs[index].first, runs[index].target, other));
@@ -164,7 +170,10 @@ impl Assembler {
     }
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "the build script compiles the floor with these"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the build script compiles the floor with these")
+)]
 impl Assembler {
     /// Loads the low word of argument `index`, then goes to `next`.
     pub fn argument(&mut self, index: u32, next: Label) -> Label {
@@ -177,22 +186,38 @@ impl Assembler {
         self.push(op::AND, 0, 0, mask)
     }
 
-    /// Is the loaded word one of `values` (sorted)? Neighbouring values share a question where they can.
+    /// Is the loaded word one of `values`, which are sorted?
     pub fn one_of(&mut self, values: &[u32], yes: Label, no: Label) -> Label {
-        match *values {
-            [] => no,
-            [only] => self.branch(op::JEQ, only, yes, no),
-            [first, second] => {
-                let rest = self.branch(op::JEQ, second, yes, no);
-                self.branch(op::JEQ, first, yes, rest)
+        if values.len() <= 2 {
+            // Too few for a tree to be shorter than a question each.
+            return values
+                .iter()
+                .rev()
+                .fold(no, |rest, value| self.branch(op::JEQ, *value, yes, rest));
+        }
+        let mut runs = vec![Run {
+            first: 0,
+            target: no,
+            cost: 1,
+        }];
+        for value in values {
+            if runs.last().is_some_and(|last| last.first == *value) {
+                runs.pop();
             }
-            _ => {
-                let (low, high) = values.split_at(values.len() / 2);
-                let above = self.one_of(high, yes, no);
-                let below = self.one_of(low, yes, no);
-                self.branch(op::JGE, high[0], above, below)
+            runs.push(Run {
+                first: *value,
+                target: yes,
+                cost: 1,
+            });
+            if let Some(after) = value.checked_add(1) {
+                runs.push(Run {
+                    first: after,
+                    target: no,
+                    cost: 1,
+                });
             }
         }
+        self.dispatch(&runs).unwrap_or(no)
     }
 }
 

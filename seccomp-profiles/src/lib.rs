@@ -7,6 +7,8 @@
 //!
 //! [`interpret`] runs programs for tests and explanations.
 
+#![forbid(unsafe_code)]
+
 pub use arch::Arch;
 pub use bpf::{Instruction, Program};
 pub use floor::{floor, floor_digest};
