@@ -230,3 +230,78 @@ fn merge(runs: impl Iterator<Item = Run>) -> Vec<Run> {
     }
     merged
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use crate::interpret::{Call, run};
+
+    fn value(program: &Program, nr: u32) -> u32 {
+        run(
+            program.instructions(),
+            &Call {
+                nr,
+                ..Call::default()
+            },
+        )
+        .unwrap()
+        .value
+    }
+
+    #[test]
+    fn a_jump_reaches_its_target_at_any_distance() {
+        let mut a = Assembler::default();
+        let (yes, no) = (a.ret(1), a.ret(2));
+        let questions = (0..1500).fold(no, |rest, nr| a.branch(op::JEQ, nr, yes, rest));
+        let entry = a.load(data::NR, questions);
+        let program = a.finish(entry).unwrap();
+        assert!((0..1500).all(|nr| value(&program, nr) == 1));
+        assert_eq!(value(&program, 1500), 2);
+        assert!(program.len() < 1520, "{} instructions", program.len());
+
+        for distance in 0..600 {
+            let mut a = Assembler::default();
+            let (far, further) = (a.ret(1), a.ret(2));
+            let near = (0..distance).fold(further, |_, filler| a.ret(1000 + filler));
+            let entry = a.branch(op::JSET, 4, near, far);
+            let entry = a.branch(op::JSET, 1, further, entry);
+            let entry = a.load(data::NR, entry);
+            let program = a.finish(entry).unwrap();
+            let expected = if distance == 0 { 2 } else { 999 + distance };
+            assert_eq!(
+                [0, 1, 4, 5].map(|nr| value(&program, nr)),
+                [1, 2, expected, 2]
+            );
+        }
+    }
+
+    #[test]
+    fn a_tree_finds_every_number_whatever_the_costs() {
+        for cost in [1, 3, 9, 40] {
+            let mut a = Assembler::default();
+            let labels = [a.ret(1), a.ret(2), a.ret(3)];
+            let runs: Vec<Run> = [0, 1, 5, 6, 7, 20, 30, 31, 90]
+                .into_iter()
+                .enumerate()
+                .map(|(i, first)| Run {
+                    first,
+                    target: labels[i % 3],
+                    cost: if i % 3 == 1 { cost } else { 1 },
+                })
+                .collect();
+            let tree = a.dispatch(&runs).unwrap();
+            let entry = a.load(data::NR, tree);
+            let program = a.finish(entry).unwrap();
+            for nr in (0..120).chain([u32::MAX]) {
+                let index = runs.iter().rposition(|run| run.first <= nr).unwrap();
+                assert_eq!(
+                    value(&program, nr),
+                    [1, 2, 3][index % 3],
+                    "{nr} at cost {cost}"
+                );
+            }
+        }
+    }
+}

@@ -208,7 +208,7 @@ fn any_profile() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
     #[test]
     fn any_profile_means_what_the_naive_reading_says(oci in any_profile(), args in any::<[u64; 6]>(), small in 0_u64..4) {
         let oci = profile(oci);
