@@ -169,8 +169,11 @@ impl Payload {
 
         let no_new_privileges =
             nix::sys::prctl::get_no_new_privs().map_err(|errno| format!("read no_new_privs: {}", go_errno(errno)))?;
-        if no_new_privileges != self.no_new_privileges && self.no_new_privileges {
+        if self.no_new_privileges && !no_new_privileges {
             return Err("the kernel did not set no_new_privs".into());
+        }
+        if self.floor && (self.filters.floor.is_none() || !no_new_privileges) {
+            return Err("the seccomp floor is missing".into());
         }
         if no_new_privileges {
             self.capabilities.apply()?;
