@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use caps::{CapSet, CapsHashSet};
+use curb_seccomp_profiles::Program;
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
@@ -177,7 +178,7 @@ impl Payload {
         }
         if no_new_privileges {
             self.capabilities.apply()?;
-            if let Some(floor) = &self.filters.floor {
+            if let Some(floor) = self.filters.floor {
                 let before = self.status()?.filters;
                 install(floor, 0, "the seccomp floor")?;
                 self.verify(before + 1)?;
@@ -239,7 +240,7 @@ impl Payload {
     }
 }
 
-fn install(program: &[libc::sock_filter], flags: u64, name: &str) -> Result<(), String> {
+fn install(program: &Program, flags: u32, name: &str) -> Result<(), String> {
     crate::sys::seccomp_install(program, flags).map_err(|error| format!("load {name}: {error}"))
 }
 

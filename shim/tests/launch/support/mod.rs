@@ -200,7 +200,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Exit code, or minus the signal.
 pub async fn wait(process: &Process) -> i32 {
     let fd = process.pidfd.try_clone().expect("clone");
-    let watched = tokio::io::unix::AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE).expect("watch");
+    let watched = curb::sys::watch_fd(fd, tokio::io::Interest::READABLE).expect("watch");
     let ready = tokio::time::timeout(Duration::from_secs(20), watched.readable()).await;
     drop(ready.expect("the process ends"));
     use std::os::fd::AsFd;
