@@ -269,12 +269,12 @@ fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> i
     check(result).map(drop)
 }
 
-/// Adds a filter on top of those this process has. `flags` are `SECCOMP_FILTER_FLAG_*`.
-pub fn seccomp_install(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
-    // SAFETY: `program` points at `len` live instructions; the kernel copies them and writes nothing, the mutable pointer is only
-    // what the type asks for.
+/// Adds `program` on top of the filters this process has. `flags` are `SECCOMP_FILTER_FLAG_*`.
+pub fn seccomp_install(program: &curb_seccomp_profiles::Program, flags: u32) -> io::Result<()> {
+    let filter = program.instructions().as_ptr().cast::<libc::sock_filter>().cast_mut();
+    let program = libc::sock_fprog { len: program.len(), filter };
+    // SAFETY: `program` points at `len` live instructions, which are laid out as `struct sock_filter`; the kernel copies them and
+    // writes nothing, the mutable pointer is only what the type asks for.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     check(result).map(drop)
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use caps::{CapSet, CapsHashSet};
+use curb_seccomp_profiles::Program;
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
@@ -169,12 +170,15 @@ impl Payload {
 
         let no_new_privileges =
             nix::sys::prctl::get_no_new_privs().map_err(|errno| format!("read no_new_privs: {}", go_errno(errno)))?;
-        if no_new_privileges != self.no_new_privileges && self.no_new_privileges {
+        if self.no_new_privileges && !no_new_privileges {
             return Err("the kernel did not set no_new_privs".into());
+        }
+        if self.floor && (self.filters.floor.is_none() || !no_new_privileges) {
+            return Err("the seccomp floor is missing".into());
         }
         if no_new_privileges {
             self.capabilities.apply()?;
-            if let Some(floor) = &self.filters.floor {
+            if let Some(floor) = self.filters.floor {
                 let before = self.status()?.filters;
                 install(floor, 0, "the seccomp floor")?;
                 self.verify(before + 1)?;
@@ -236,7 +240,7 @@ impl Payload {
     }
 }
 
-fn install(program: &[libc::sock_filter], flags: u64, name: &str) -> Result<(), String> {
+fn install(program: &Program, flags: u32, name: &str) -> Result<(), String> {
     crate::sys::seccomp_install(program, flags).map_err(|error| format!("load {name}: {error}"))
 }
 
