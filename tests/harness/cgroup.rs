@@ -19,6 +19,11 @@ impl CgroupParent {
         Self { name: format!("/curb-test-{}-{serial}", std::process::id()) }
     }
 
+    /// The one that [`CgroupParent::name`] told.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
     /// The path below each hierarchy's root, with its leading slash.
     pub fn name(&self) -> &str {
         &self.name
