@@ -1,2 +1,331 @@
 //! Every `unsafe` block of the shim, each behind a safe function that takes and returns owned types.
 #![allow(unsafe_code)]
+
+use std::ffi::c_long;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// pidfd_send_signal(2) with any signal number, real-time ones included.
+///
+/// # Errors
+/// ESRCH if the process is gone, EINVAL for a number that is no signal.
+pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed for the whole call and a null siginfo is what the kernel asks for a plain kill.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The descriptor after standard error.
+const FIRST_EXTRA_FD: RawFd = 3;
+
+/// Starts `command` with `fds` as its descriptors 3, 4 and 5; the caller's copies are closed.
+pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Child> {
+    let null = std::fs::File::open("/dev/null")?;
+    // Holding 3 to 5 keeps the pipe that `Command` reports a failed exec through out of the places overwritten below,
+    // and raising the descriptors keeps one of them from being overwritten before it is in place.
+    let mut places = Vec::with_capacity(fds.len());
+    let mut raised = Vec::with_capacity(fds.len());
+    for _ in &fds {
+        places.push(rustix::io::fcntl_dupfd_cloexec(&null, FIRST_EXTRA_FD)?);
+    }
+    for fd in &fds {
+        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, FIRST_EXTRA_FD + 3)?);
+    }
+    let install = move || {
+        for (place, fd) in (FIRST_EXTRA_FD..).zip(&raised) {
+            // SAFETY: dup2 takes no pointers; `fd` is open, owned by this closure, and at or above 6, so no earlier
+            // round replaced it. What stands at `place` is a placeholder that ends with the exec.
+            if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec `install` only calls dup2, which is async-signal-safe, and reads errno; it neither
+    // allocates nor locks.
+    unsafe { command.pre_exec(install) };
+    command.spawn()
+}
+
+/// Registers a non-blocking descriptor with the runtime this runs in.
+pub fn watch_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, names the same file for as long as it lives, and lives as long as the `AsyncFd` that
+    // takes it over.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    watched.map_err(Into::into)
+}
+
+/// As [`watch_fd`], of a descriptor others hold too.
+pub fn watch_shared_fd(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the `AsyncFd` takes over a share of the ownership, so the descriptor stays open and the same until it ends.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    watched.map_err(Into::into)
+}
+
+/// How a loop device treats its file.
+#[derive(Debug, Clone, Copy)]
+pub struct LoopFlags {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Bypass the page cache.
+    pub direct_io: bool,
+}
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of `linux/loop.h`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// `LOOP_CONFIGURE`, Linux 5.8.
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+/// `LOOP_CTL_GET_FREE`, Linux 3.1.
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// The number of a loop device that is free at this moment; `control` is `/dev/loop-control`.
+pub fn free_loop_device(control: &std::fs::File) -> io::Result<u32> {
+    // SAFETY: the request takes no argument, and `control` is open for the whole call.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).map_err(|_| io::Error::last_os_error())
+}
+
+/// Puts the loop device `device` in front of `file` until nobody holds it; EBUSY when it is taken already.
+pub fn configure_loop_device(
+    device: &std::fs::File,
+    file: &std::fs::File,
+    how: LoopFlags,
+) -> io::Result<()> {
+    let mut flags = LO_FLAGS_AUTOCLEAR;
+    if how.read_only {
+        flags |= LO_FLAGS_READ_ONLY;
+    }
+    if how.direct_io {
+        flags |= LO_FLAGS_DIRECT_IO;
+    }
+    let info = LoopInfo {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+    let fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let config = LoopConfig {
+        fd,
+        block_size: 0,
+        info,
+        reserved: [0; 8],
+    };
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is laid out as and which outlives the call;
+    // a device of another kind refuses the request. Both descriptors are open for the whole call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Sets every signal of this process to its default action and empties its signal mask.
+///
+/// Rust ignores SIGPIPE and an ignored signal stays ignored across execve, so without this every container would start deaf to it.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler, so no code of ours can run in signal context. The call refuses, without effect,
+        // SIGKILL, SIGSTOP and the numbers the C library keeps.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::sigprocmask(
+        nix::sys::signal::SigmaskHow::SIG_SETMASK,
+        Some(&nix::sys::signal::SigSet::empty()),
+        None,
+    )?;
+    Ok(())
+}
+
+/// Closes every descriptor from 3 up but those in `keep`.
+///
+/// Only for a process that is about to execve or has only just been exec'ed: owners of the closed descriptors must never run
+/// again.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first: c_long = 3;
+    for fd in keep {
+        let fd = c_long::from(fd);
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, c_long::from(u32::MAX))
+}
+
+fn close_range(first: c_long, last: c_long) -> io::Result<()> {
+    // SAFETY: close_range(2) takes two numbers and touches no memory. That no owner of a closed descriptor runs afterwards is
+    // what the only caller asks of its own callers.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    check(result).map(drop)
+}
+
+/// The argument of mount_setattr(2), `struct mount_attr`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Makes the mount that `mount` stands for read-only.
+pub fn mount_set_read_only(mount: impl AsFd) -> io::Result<()> {
+    mount_setattr(mount.as_fd().as_raw_fd(), 0, libc::MOUNT_ATTR_RDONLY, 0)
+}
+
+/// Sets how events travel to and from the mount `mount` stands for: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` and
+/// `MS_UNBINDABLE`; `recursive` for the mounts below it as well.
+pub fn mount_set_propagation(mount: impl AsFd, propagation: u64, recursive: bool) -> io::Result<()> {
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    mount_setattr(mount.as_fd().as_raw_fd(), flags, 0, propagation)
+}
+
+fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> io::Result<()> {
+    let attr = MountAttr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
+    // SAFETY: the path is a NUL-terminated literal, and `attr` is a live `struct mount_attr` of the size passed with it that the
+    // kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount,
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Adds a filter on top of those this process has. `flags` are `SECCOMP_FILTER_FLAG_*`.
+pub fn seccomp_install(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `program` points at `len` live instructions; the kernel copies them and writes nothing, the mutable pointer is only
+    // what the type asks for.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    check(result).map(drop)
+}
+
+/// Joins the session keyring `name`, made if there is none, so that the caller's session keyring is out of reach
+/// (session-keyring(7)). A kernel without keyrings has nothing to leave.
+pub fn join_session_keyring(name: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: `name` is a live NUL-terminated string the kernel copies.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let ring = match check(joined) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
+        ring => ring?,
+    };
+    // What a new ring is given, and search by the user: without it an exec does not find the ring of its container.
+    const PERMISSIONS: c_long = 0x3f1b_0000;
+    // SAFETY: keyctl(KEYCTL_SETPERM) takes two numbers and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, ring, PERMISSIONS) };
+    check(result).map(drop)
+}
+
+/// Sets the I/O priority of this process: `class` and `level` as ioprio_set(2) has them.
+pub fn set_io_priority(class: i32, level: i32) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: ioprio_set(2) takes three numbers and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << 13 | level) };
+    check(result).map(drop)
+}
+
+/// Which side of [`clone_sibling`] this is.
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The calling process.
+    Parent {
+        /// Its id in the caller's PID namespace.
+        pid: i32,
+        /// The descriptor that names it whatever becomes of its id.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Copies this process, as fork(2) does, into a child of this process's *parent* (`CLONE_PARENT`).
+///
+/// Fails unless this process has one thread: a copy of a threaded process may only make async-signal-safe calls, and this one
+/// goes on to allocate.
+pub fn clone_sibling() -> io::Result<Cloned> {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() != 1) {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    let mut pidfd: RawFd = -1;
+    let mut args = [0u64; 8];
+    args[0] = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+    args[1] = (&raw mut pidfd) as u64;
+    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags and pidfd; pidfd points
+    // at a live descriptor the kernel fills. No stack is given and memory is not shared, so the child runs on its own copy of
+    // this stack; there is no other thread whose locks it could inherit.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
+    match check(pid)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel opened this descriptor for us just now and nobody else knows it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// Ends this process at once: no destructors, no exit handlers. For a process copied from another, whose handlers are not its own.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) does not return and runs no code of this process.
+    unsafe { libc::_exit(code) }
+}

@@ -1,2 +1,4 @@
-//! Shim.
-fn main(){}
+//! The shim containerd runs.
+fn main() -> std::process::ExitCode {
+    curb::bootstrap::main()
+}

@@ -1,0 +1,326 @@
+//! The last steps of every process, init and exec alike: from a privileged copy of the launch process to the pod's program.
+//!
+//! Everything here runs single-threaded in the process itself. Nothing returns: it executes the program, or writes why not into
+//! the exec pipe and ends.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use caps::{CapSet, CapsHashSet};
+use libcontainer::capabilities::CapabilityExt;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
+
+use super::error::{Failure, chain, go_errno};
+use super::filters::Filters;
+use super::lookup;
+
+/// First byte on the exec pipe once the process is hardened. Without it an end of the pipe means the process died, not that it
+/// executed its program.
+pub(super) const READY: u8 = 0x06;
+
+/// The most that is read of an error on the exec pipe.
+pub(super) const LONGEST_MESSAGE: u64 = 64 << 10;
+
+/// The five capability sets a process ends up with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct CapabilitySets {
+    sets: [CapsHashSet; 5],
+}
+
+/// In the order they must be changed: the bounding set first, because it takes CAP_SETPCAP, and the ambient set before the two
+/// it must stay within.
+const ORDER: [(CapSet, &str); 5] = [
+    (CapSet::Bounding, "CapBnd"),
+    (CapSet::Ambient, "CapAmb"),
+    (CapSet::Inheritable, "CapInh"),
+    (CapSet::Effective, "CapEff"),
+    (CapSet::Permitted, "CapPrm"),
+];
+
+impl CapabilitySets {
+    /// What a spec asks for; a missing set is an empty one.
+    pub(super) fn of(asked: Option<&LinuxCapabilities>) -> Self {
+        let set = |pick: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+            asked.and_then(|asked| pick(asked).as_ref()).into_iter().flatten().map(CapabilityExt::to_cap).collect()
+        };
+        CapabilitySets {
+            sets: [
+                set(LinuxCapabilities::bounding),
+                set(LinuxCapabilities::ambient),
+                set(LinuxCapabilities::inheritable),
+                set(LinuxCapabilities::effective),
+                set(LinuxCapabilities::permitted),
+            ],
+        }
+    }
+
+    /// Reduces this process to exactly these sets.
+    fn apply(&self) -> Result<(), String> {
+        let set = |which: CapSet, name: &str, value: &CapsHashSet| {
+            caps::set(None, which, value).map_err(|error| format!("set {name}: {error}"))
+        };
+        let [bounding, ambient, inheritable, effective, permitted] = &self.sets;
+        set(CapSet::Bounding, "CapBnd", bounding)?;
+        set(CapSet::Ambient, "CapAmb", &CapsHashSet::new())?;
+        set(CapSet::Inheritable, "CapInh", inheritable)?;
+        set(CapSet::Effective, "CapEff", effective)?;
+        set(CapSet::Permitted, "CapPrm", permitted)?;
+        set(CapSet::Ambient, "CapAmb", ambient)
+    }
+
+    fn mask(set: &CapsHashSet) -> u64 {
+        set.iter().fold(0, |mask, capability| mask | capability.bitmask())
+    }
+}
+
+/// A program and everything it is executed with.
+#[derive(Debug)]
+pub(super) struct Payload {
+    args: Vec<CString>,
+    program: String,
+    env: Vec<CString>,
+    uid: u32,
+    pub capabilities: CapabilitySets,
+    pub no_new_privileges: bool,
+    floor: bool,
+    filters: Filters,
+    /// The node's `/proc`, opened before any of the container's mounts existed: what it says of this process cannot be faked by
+    /// an image, nor hidden by a mask.
+    proc: OwnedFd,
+    /// Write end of the exec pipe.
+    errors: OwnedFd,
+}
+
+impl Payload {
+    /// Checks a process and takes what its last steps need.
+    pub(super) fn new(
+        process: &Process,
+        floor: bool,
+        filters: Filters,
+        proc: OwnedFd,
+        errors: OwnedFd,
+    ) -> Result<Self, Failure> {
+        let bad = |reason: String| Failure::because("unable to start container process", reason);
+        let args = process.args().as_deref().unwrap_or_default();
+        let program = args.first().filter(|program| !program.is_empty());
+        let program = program.ok_or_else(|| bad("args must not be empty".into()))?.clone();
+        let args = args.iter().map(|arg| CString::new(arg.as_str())).collect::<Result<_, _>>();
+        let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+        if floor && !no_new_privileges {
+            return Err(bad("the floor needs no_new_privs".into()));
+        }
+        Ok(Payload {
+            args: args.map_err(|_| bad("an argument holds a NUL byte".into()))?,
+            program,
+            env: lookup::environment(process.env().as_deref().unwrap_or_default()).map_err(bad)?,
+            uid: process.user().uid(),
+            capabilities: CapabilitySets::of(process.capabilities().as_ref()),
+            no_new_privileges,
+            floor,
+            filters,
+            proc,
+            errors,
+        })
+    }
+
+    fn find(&self) -> Result<PathBuf, String> {
+        lookup::program(&self.program, lookup::variable(&self.env, "PATH").unwrap_or_default())
+    }
+
+    /// Runs the last steps. On failure says why on the exec pipe and ends this process.
+    pub(super) fn run(&self) -> ! {
+        let Err(reason) = self.enter();
+        self.fail(&reason)
+    }
+
+    /// Says why on the exec pipe and ends this process.
+    pub(super) fn fail(&self, reason: &str) -> ! {
+        self.say(reason.as_bytes());
+        crate::sys::exit_now(1)
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(LONGEST_MESSAGE as usize / 2)];
+        // A daemon that went away hears nothing.
+        let _ = nix::unistd::write(&self.errors, bytes);
+    }
+
+    fn enter(&self) -> Result<Infallible, String> {
+        crate::sys::reset_signals().map_err(|error| format!("reset the signals: {error}"))?;
+        crate::sys::close_all_but(&[self.errors.as_raw_fd(), self.proc.as_raw_fd()])
+            .map_err(|error| format!("close the descriptors: {error}"))?;
+        self.check_cwd()?;
+        let program = self.find()?;
+        let mut env = self.env.clone();
+        if lookup::variable(&env, "HOME").is_none_or(str::is_empty) {
+            env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
+            env.push(CString::new(format!("HOME={}", lookup::home(self.uid))).map_err(|error| error.to_string())?);
+        }
+        let path = CString::new(program.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+
+        let no_new_privileges =
+            nix::sys::prctl::get_no_new_privs().map_err(|errno| format!("read no_new_privs: {}", go_errno(errno)))?;
+        if no_new_privileges != self.no_new_privileges && self.no_new_privileges {
+            return Err("the kernel did not set no_new_privs".into());
+        }
+        if no_new_privileges {
+            self.capabilities.apply()?;
+            if let Some(floor) = &self.filters.floor {
+                let before = self.status()?.filters;
+                install(floor, 0, "the seccomp floor")?;
+                self.verify(before + 1)?;
+            }
+            self.say(&[READY]);
+            for program in &self.filters.pod {
+                install(program, self.filters.flags, "the pod's seccomp profile")?;
+            }
+        } else {
+            // Without no_new_privs loading takes CAP_SYS_ADMIN, so it comes before the capabilities go, as in runc.
+            self.say(&[READY]);
+            for program in &self.filters.pod {
+                install(program, self.filters.flags, "the pod's seccomp profile")?;
+            }
+            self.capabilities.apply()?;
+        }
+        let Err(errno) = nix::unistd::execve(&path, &self.args, &env);
+        Err(format!("exec {}: {}", program.display(), go_errno(errno)))
+    }
+
+    /// Refuses a working directory outside the container (CVE-2024-21626): the kernel calls it unreachable.
+    fn check_cwd(&self) -> Result<(), String> {
+        match nix::unistd::getcwd() {
+            Ok(cwd) if cwd.is_absolute() => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => {
+                Err("current working directory is outside of container mount namespace root -- possible container breakout detected".into())
+            }
+            Err(errno) => Err(format!("failed to verify if current working directory is safe: {}", go_errno(errno))),
+        }
+    }
+
+    /// Compares what the kernel says of this process with what was asked for.
+    fn verify(&self, filters: u32) -> Result<(), String> {
+        let status = self.status()?;
+        let wrong = |name: &str| Err(format!("the kernel reports another {name} than was set"));
+        if status.seccomp != 2 || status.filters != filters {
+            return wrong("seccomp state");
+        }
+        if !status.no_new_privileges {
+            return wrong("no_new_privs");
+        }
+        if status.uids != [self.uid; 4] {
+            return wrong("user");
+        }
+        for ((_, name), (set, found)) in ORDER.iter().zip(self.capabilities.sets.iter().zip(status.capabilities)) {
+            if CapabilitySets::mask(set) != found {
+                return wrong(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Status, String> {
+        let fd = nix::fcntl::openat(self.proc.as_fd(), "self/status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| format!("open /proc/self/status: {}", go_errno(errno)))?;
+        let mut text = String::new();
+        std::fs::File::from(fd).read_to_string(&mut text).map_err(|error| format!("read /proc/self/status: {error}"))?;
+        Status::parse(&text).ok_or_else(|| "cannot understand /proc/self/status".to_owned())
+    }
+}
+
+fn install(program: &[libc::sock_filter], flags: u64, name: &str) -> Result<(), String> {
+    crate::sys::seccomp_install(program, flags).map_err(|error| format!("load {name}: {error}"))
+}
+
+/// What proc_pid_status(5) says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Status {
+    uids: [u32; 4],
+    /// In [`ORDER`].
+    capabilities: [u64; 5],
+    no_new_privileges: bool,
+    seccomp: u32,
+    filters: u32,
+}
+
+impl Status {
+    fn parse(text: &str) -> Option<Self> {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+        let mut uids = [0; 4];
+        for (uid, word) in uids.iter_mut().zip(value("Uid")?.split_whitespace()) {
+            *uid = word.parse().ok()?;
+        }
+        let mut capabilities = [0; 5];
+        for (mask, (_, name)) in capabilities.iter_mut().zip(ORDER) {
+            *mask = u64::from_str_radix(value(name)?, 16).ok()?;
+        }
+        Some(Status {
+            uids,
+            capabilities,
+            no_new_privileges: value("NoNewPrivs")? == "1",
+            seccomp: value("Seccomp")?.parse().ok()?,
+            filters: value("Seccomp_filters")?.parse().ok()?,
+        })
+    }
+}
+
+/// Hands a [`Payload`] to libcontainer.
+#[derive(Debug, Clone)]
+pub(super) struct InitExecutor(pub Rc<Payload>);
+
+impl Executor for InitExecutor {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        self.0.run()
+    }
+
+    /// Runs in init before create returns, so that a program that is not there fails the create, as with runc.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        self.0.find().map(drop).map_err(|reason| {
+            self.0.say(reason.as_bytes());
+            ExecutorValidationError::ArgValidationError(reason)
+        })
+    }
+
+    /// The environment goes to execve(2) and nowhere else.
+    fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}
+
+/// An error of libcontainer with all it says of its causes.
+pub(super) fn engine_failure(error: &libcontainer::error::LibcontainerError) -> Failure {
+    Failure::because("unable to start container process", chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_field_by_field() {
+        let text = "Name:\tx\nUid:\t1000\t1000\t1000\t1001\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n\
+            CapInh:\t0000000000000000\nCapPrm:\t0000000000000400\nCapEff:\t0000000000000001\nCapBnd:\t00000000000000ff\nCapAmb:\t0000000000000000\n";
+        let status = Status::parse(text).expect("status");
+        assert_eq!(status.uids, [1000, 1000, 1000, 1001]);
+        assert_eq!(status.capabilities, [0xff, 0, 0, 1, 0x400]);
+        assert_eq!((status.seccomp, status.filters, status.no_new_privileges), (2, 3, true));
+    }
+
+    #[test]
+    fn a_status_without_a_field_is_not_understood() {
+        assert_eq!(Status::parse("Uid:\t0\t0\t0\t0\nSeccomp:\t2\n"), None);
+    }
+
+    #[test]
+    fn missing_capabilities_are_no_capabilities() {
+        assert_eq!(CapabilitySets::of(None), CapabilitySets::default());
+    }
+}
