@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Runs in the machine's pid namespace: makes the others, waits for process 1, and removes what
 /// outlives a namespace.
 fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
+    let cgroups = CgroupParent::named(cgroup);
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
@@ -63,7 +64,7 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     out.flush()?;
     child.wait()?;
     // Here and not in the test, which may have been killed.
-    CgroupParent::named(cgroup).remove();
+    cgroups.remove();
     Ok(fs::remove_dir_all(dir)?)
 }
 

@@ -331,9 +331,11 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The test harness captures standard output and shows it for a failed test only.
-        let log = self.log("containerd");
-        let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
-        println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
+        if self.settings.show_log {
+            let log = self.log("containerd");
+            let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
+            println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
+        }
         if let Ok(mut supervisor) = self.supervisor.lock() {
             // The end of its input ends process 1, the kernel ends the rest of the namespace, and its
             // parent removes directory and cgroups.
