@@ -1,7 +1,7 @@
 //! The first process of a test node: private namespaces, private `/run`, `/etc` and `/var/log`, and
 //! everything in them dies with it.
 //!
-//! `node-init DIR` unshares, prepares the mounts and starts itself again as process 1 of the new pid
+//! `curb-node-init DIR CGROUP` unshares, prepares the mounts and starts itself again as process 1 of the new pid
 //! namespace. Process 1 reads requests, one JSON object a line, from standard input ([`Request`]),
 //! answers each with one line, reaps orphans, and exits at the end of the input: the kernel then
 //! kills whatever still runs in there, even when the test was itself killed with SIGKILL.
@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use curb_tests::cgroup::CgroupParent;
 use curb_tests::supervisor::{Reply, Request};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -27,14 +28,16 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [dir] => outer(Path::new(dir)),
-        ["--init", dir] => init(Path::new(dir)),
-        _ => Err("usage: node-init DIR".into()),
+        ["--init"] => init(),
+        [dir, cgroup] => outer(Path::new(dir), cgroup),
+        _ => Err("usage: curb-node-init DIR CGROUP".into()),
     }
 }
 
-/// Runs in the machine's pid namespace: makes the others, and waits for process 1.
-fn outer(dir: &Path) -> Result<(), Box<dyn Error>> {
+/// Runs in the machine's pid namespace: makes the others, waits for process 1, and removes what
+/// outlives a namespace.
+fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
+    let cgroups = CgroupParent::named(cgroup);
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
@@ -55,15 +58,17 @@ fn outer(dir: &Path) -> Result<(), Box<dyn Error>> {
     mount(Some("etc"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
     mount(Some(&log), "/var/log", none, MsFlags::MS_BIND, none)?;
 
-    let mut child = Command::new("/proc/self/exe").arg("--init").arg(dir).spawn()?;
+    let mut child = Command::new("/proc/self/exe").arg("--init").spawn()?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", serde_json::to_string(&Reply::Ready { init: child.id() })?)?;
     out.flush()?;
     child.wait()?;
-    Ok(())
+    // Here and not in the test, which may have been killed.
+    cgroups.remove();
+    Ok(fs::remove_dir_all(dir)?)
 }
 
-fn init(_dir: &Path) -> Result<(), Box<dyn Error>> {
+fn init() -> Result<(), Box<dyn Error>> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)?;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct CgroupParent {
     name: String,
+    // Read early: the process that removes the cgroup no longer has its own `/proc/self` by then.
+    hierarchies: Vec<PathBuf>,
 }
 
 impl CgroupParent {
@@ -16,7 +18,12 @@ impl CgroupParent {
     pub fn unique() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Self { name: format!("/curb-test-{}-{serial}", std::process::id()) }
+        Self::named(&format!("/curb-test-{}-{serial}", std::process::id()))
+    }
+
+    /// The one that [`CgroupParent::name`] told.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), hierarchies: hierarchies() }
     }
 
     /// The path below each hierarchy's root, with its leading slash.
@@ -25,7 +32,7 @@ impl CgroupParent {
     }
 
     fn directories(&self) -> Vec<PathBuf> {
-        let mut found: Vec<_> = hierarchies().iter().map(|root| root.join(&self.name[1..])).collect();
+        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(&self.name[1..])).collect();
         found.retain(|dir| dir.is_dir());
         found
     }

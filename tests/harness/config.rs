@@ -80,6 +80,8 @@ pub struct Settings {
     pub images: Vec<String>,
     /// `/etc/curb/config.toml`, none when empty.
     pub curb_config: String,
+    /// Whether the end of the node prints what containerd and the shims complained of.
+    pub show_log: bool,
 }
 
 impl Settings {
@@ -89,6 +91,7 @@ impl Settings {
             containerd: Containerd::from_env()?,
             images: vec!["busybox".to_owned(), "probe".to_owned()],
             curb_config: String::new(),
+            show_log: true,
         })
     }
 

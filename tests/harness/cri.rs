@@ -40,8 +40,9 @@ impl Node {
         }
     }
 
-    /// The number of containers that `ListContainerStats` answers for.
+    /// The number of containers that `ListContainerStats` tells the memory of.
     pub async fn list_stats(&self) -> Result<usize> {
-        Ok(self.cri().await?.list_container_stats(ListContainerStatsRequest {}).await?.into_inner().stats.len())
+        let answer = self.cri().await?.list_container_stats(ListContainerStatsRequest {}).await?.into_inner();
+        Ok(answer.stats.iter().filter(|stats| stats.memory.is_some()).count())
     }
 }

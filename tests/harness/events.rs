@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use prost_types::Any;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tonic::metadata::MetadataValue;
 
 use crate::api::events::events_client::EventsClient;
 use crate::api::events::{
-    Envelope, SubscribeRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused,
+    Envelope, PublishRequest, SubscribeRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused,
     TaskResumed, TaskStart,
 };
 use crate::{Node, Result};
@@ -33,14 +35,7 @@ pub struct Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.exec.is_empty() { f_topic(out, &self.topic, None) } else { f_topic(out, &self.topic, Some(&self.exec)) }
-    }
-}
-
-fn f_topic(out: &mut fmt::Formatter<'_>, topic: &str, exec: Option<&str>) -> fmt::Result {
-    match exec {
-        Some(exec) => write!(out, "{topic}({exec})"),
-        None => out.write_str(topic),
+        if self.exec.is_empty() { out.write_str(&self.topic) } else { write!(out, "{}({})", self.topic, self.exec) }
     }
 }
 
@@ -81,10 +76,14 @@ impl Recorder {
     /// Subscribes; no event published after this returns is missed.
     pub async fn start(node: &Node) -> Result<Self> {
         let request = SubscribeRequest { filters: vec![r#"topic~="^/tasks/""#.to_owned()] };
-        let mut stream = EventsClient::new(node.channel().await?).subscribe(request).await?.into_inner();
+        let mut client = EventsClient::new(node.channel().await?);
+        let mut subscriber = client.clone();
         let shared = Arc::<Shared>::default();
         let writer = Arc::clone(&shared);
+        // The server sends its headers with the first event, so that even the call returns only then.
         let reader = tokio::spawn(async move {
+            let Ok(stream) = subscriber.subscribe(request).await else { return };
+            let mut stream = stream.into_inner();
             while let Ok(Some(envelope)) = stream.message().await {
                 if let Some(event) = decode(&envelope) {
                     writer.events.lock().unwrap().push(event);
@@ -92,7 +91,21 @@ impl Recorder {
                 }
             }
         });
-        Ok(Self { shared, reader })
+        let recorder = Self { shared, reader };
+        // An event of our own shows when the subscription stands.
+        let marker = TaskOom { container_id: "subscribed".to_owned() }.encode_to_vec();
+        let event = Any { type_url: "containerd.events.TaskOOM".to_owned(), value: marker };
+        for _ in 0..500 {
+            let request = PublishRequest { topic: "/tasks/oom".to_owned(), event: Some(event.clone()) };
+            let mut request = tonic::Request::new(request);
+            request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("default"));
+            client.publish(request).await?;
+            if !recorder.of("subscribed").is_empty() {
+                return Ok(recorder);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err("containerd sends no events".into())
     }
 
     /// The events of one container so far, in the order containerd got them.

@@ -17,10 +17,12 @@ pub mod cgroup;
 pub mod config;
 pub mod cri;
 pub mod events;
+pub mod figures;
 pub mod images;
 pub mod memory;
 pub mod node;
 pub mod pod;
+pub mod stdio;
 pub mod supervisor;
 pub mod task;
 

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 use tokio::sync::Mutex as AsyncMutex;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,7 +24,7 @@ const READY: Duration = Duration::from_secs(20);
 /// A running private node. Dropping it ends everything in it.
 #[derive(Debug)]
 pub struct Node {
-    dir: TempDir,
+    dir: PathBuf,
     settings: Settings,
     supervisor: Mutex<Supervisor>,
     init: u32,
@@ -74,9 +73,10 @@ impl Node {
             return Err("these tests need root: they make namespaces, mounts and cgroups".into());
         }
         // Not under /tmp, which may be a tmpfs or an overlay: overlayfs wants a real upper file system.
-        let dir = tempfile::Builder::new().prefix("curb-node-").tempdir_in("/var/tmp")?;
+        let dir = tempfile::Builder::new().prefix("curb-node-").tempdir_in("/var/tmp")?.keep();
+        let cgroups = CgroupParent::unique();
         let mut child = Command::new(config::built()?.join("curb-node-init"))
-            .arg(dir.path())
+            .args([dir.as_path(), Path::new(cgroups.name())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -94,26 +94,30 @@ impl Node {
             init,
             containerd: AsyncMutex::default(),
             channel: AsyncMutex::default(),
-            cgroups: CgroupParent::unique(),
+            cgroups,
             serial: AtomicU32::new(0),
         };
         node.write("/etc/cni/net.d/10-curb-test.conflist", CNI_CONFLIST)?;
         if !node.settings.curb_config.is_empty() {
             node.write("/etc/curb/config.toml", &node.settings.curb_config)?;
         }
-        node.write("/etc/containerd/config.toml", &node.settings.containerd_toml(node.dir.path()))?;
+        node.write("/etc/containerd/config.toml", &node.settings.containerd_toml(&node.dir))?;
         node.start_containerd().await?;
         images::import(&node, "pause").await?;
         for image in &node.settings.images {
             images::import(&node, image).await?;
         }
-        node.wait_for_cri().await?;
         Ok(node)
     }
 
     /// The settings it was started with.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The node's directory on disk, the same path inside and outside.
+    pub fn data(&self) -> &Path {
+        &self.dir
     }
 
     /// A path of the node as this process may open it.
@@ -189,7 +193,7 @@ impl Node {
 
     /// What a spawned program wrote.
     pub fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.path().join(format!("log/{name}.log"))).unwrap_or_default()
+        fs::read_to_string(self.dir.join(format!("log/{name}.log"))).unwrap_or_default()
     }
 
     fn environment(&self) -> Result<Vec<(String, String)>> {
@@ -221,7 +225,7 @@ impl Node {
         };
         *running = Some(pid.cast_signed());
         *self.channel.lock().await = Some(channel);
-        Ok(())
+        self.wait_for_cri().await
     }
 
     /// A gRPC channel to a unix socket of the node.
@@ -242,8 +246,7 @@ impl Node {
     /// Ends containerd with `signal` and starts it again on the same state.
     pub async fn restart_containerd(&self, signal: Signal) -> Result<()> {
         self.stop_containerd(signal).await?;
-        self.start_containerd().await?;
-        self.wait_for_cri().await
+        self.start_containerd().await
     }
 
     /// The channel to containerd's own socket.
@@ -328,14 +331,16 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The test harness captures standard output and shows it for a failed test only.
-        let log = self.log("containerd");
-        let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
-        println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
+        if self.settings.show_log {
+            let log = self.log("containerd");
+            let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
+            println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
+        }
         if let Ok(mut supervisor) = self.supervisor.lock() {
-            // The end of its input ends process 1, and the kernel ends the rest of the namespace.
+            // The end of its input ends process 1, the kernel ends the rest of the namespace, and its
+            // parent removes directory and cgroups.
             supervisor.requests = None;
             let _ = supervisor.child.wait();
         }
-        self.cgroups.remove();
     }
 }

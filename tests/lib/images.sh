@@ -122,7 +122,7 @@ build_image() {
         [[ $name == probe ]] && declare -f busybox_root
         sha256sum "${inputs[@]}"
     } | sha256sum)
-    [[ -e $out && -e $stamp && $(<"$stamp") == "$digest" ]] && return
+    [[ -e $out && -d $CURB_CACHE/rootfs/$name && -e $stamp && $(<"$stamp") == "$digest" ]] && return
     step "building image $name"
     mkdir -p "$CURB_CACHE/images"
     local root
@@ -130,7 +130,10 @@ build_image() {
     chmod 0755 "$root"
     "${name/agent/python}_root" "$root"
     write_image "$name" "$root" "$config" "$out"
-    rm -rf "$root"
+    # Kept for tests that mount a root themselves.
+    mkdir -p "$CURB_CACHE/rootfs"
+    rm -rf "$CURB_CACHE/rootfs/$name"
+    mv "$root" "$CURB_CACHE/rootfs/$name"
     printf '%s\n' "$digest" >"$stamp"
     note "$name: $(du -h "$out" | cut -f1)"
 }

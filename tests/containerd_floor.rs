@@ -1,0 +1,2 @@
+//! The floor.
+#![allow(clippy::unwrap_used)]
