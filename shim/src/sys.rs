@@ -193,10 +193,13 @@ fn check(result: c_long) -> io::Result<c_long> {
 ///
 /// Rust ignores SIGPIPE and an ignored signal stays ignored across execve, so without this every container would start deaf to it.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler, so no code of ours can run in signal context. The call refuses, without effect,
-        // SIGKILL, SIGSTOP and the numbers the C library keeps.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // `struct sigaction` as the kernel has it: SIG_DFL, no flags, an empty mask. The C library's own call refuses the two
+    // signals it keeps for itself, and those can come ignored as well.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: `default` is a live kernel `struct sigaction` that installs no handler, so no code of ours can run in signal
+        // context; the old one is not asked for. SIGKILL and SIGSTOP are refused without effect.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     nix::sys::signal::sigprocmask(
         nix::sys::signal::SigmaskHow::SIG_SETMASK,

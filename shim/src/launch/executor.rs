@@ -70,7 +70,11 @@ impl CapabilitySets {
             caps::set(None, which, value).map_err(|error| format!("set {name}: {error}"))
         };
         let [bounding, ambient, inheritable, effective, permitted] = &self.sets;
-        set(CapSet::Bounding, "CapBnd", bounding)?;
+        // One at a time: there is no setting it, only dropping from it.
+        let held = caps::read(None, CapSet::Bounding).map_err(|error| format!("read CapBnd: {error}"))?;
+        for capability in held.difference(bounding) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(|error| format!("drop {capability} from CapBnd: {error}"))?;
+        }
         set(CapSet::Ambient, "CapAmb", &CapsHashSet::new())?;
         set(CapSet::Inheritable, "CapInh", inheritable)?;
         set(CapSet::Effective, "CapEff", effective)?;
