@@ -244,6 +244,10 @@ impl Task for Service {
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Answer<StatsResponse> {
         let container = self.pod.get(&request.id)?;
+        // The cgroup stands until the container is deleted, but a metric of nothing would be taken for one of something.
+        if matches!(container.init.status(), Status::Stopped | Status::Deleted) {
+            return Err(TaskError::NotFound("cgroup does not exist".to_owned()).into());
+        }
         let stats = container.cgroup.stats().map_err(|error| {
             if error.is_not_found() {
                 TaskError::NotFound("cgroup does not exist".to_owned())

@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::timeout;
 
+use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
 use crate::cgroup::{Cgroup, OomWatch};
@@ -46,6 +47,8 @@ pub struct Container {
     pub filters: u32,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// What containerd asked of the shim itself.
+    pub options: Options,
     /// Whether the kernel ends every other process with init.
     pub private_pids: bool,
     /// Its first process.

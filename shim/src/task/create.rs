@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::container::Container;
+use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use crate::cgroup::Cgroup;
@@ -121,7 +122,14 @@ impl Pod {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        let context = IoContext { container_id: request.id.clone(), namespace: self.namespace.clone(), ..IoContext::default() };
+        let options = options::decode(request.options.as_ref())?;
+        let context = IoContext {
+            container_id: request.id.clone(),
+            namespace: self.namespace.clone(),
+            io_uid: options.io_uid,
+            io_gid: options.io_gid,
+            ..IoContext::default()
+        };
         let (stdio, ends) =
             stdio::open(&endpoints, &context).await.map_err(|error| TaskError::failed("connect the container", &error))?;
         let stdio = Arc::new(stdio);
@@ -192,6 +200,7 @@ impl Pod {
             seccomp: hardened.spec().linux().as_ref().and_then(|linux| linux.seccomp().clone()),
             cgroup,
             filters: created.filter_count,
+            options,
             private_pids: has_private_pids(hardened.spec()),
             init,
             execs: Mutex::default(),

@@ -166,7 +166,13 @@ impl Container {
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {
         let init = self.init.pidfd().ok_or_else(|| TaskError::FailedPrecondition("container must be created".to_owned()))?;
         let endpoints = exec.process.endpoints();
-        let context = IoContext { container_id: self.id.clone(), namespace: pod.namespace.clone(), ..IoContext::default() };
+        let context = IoContext {
+            container_id: self.id.clone(),
+            namespace: pod.namespace.clone(),
+            io_uid: self.options.io_uid,
+            io_gid: self.options.io_gid,
+            ..IoContext::default()
+        };
         let (stdio, ends) =
             stdio::open(endpoints, &context).await.map_err(|error| TaskError::failed("connect the process", &error))?;
         let stdio = Arc::new(stdio);
