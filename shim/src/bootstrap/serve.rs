@@ -37,6 +37,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 pub fn run(invocation: Invocation) -> Result<(), VerbError> {
     let bundle = invocation.bundle.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
     let socket = invocation.socket.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
+    // Before anything of ours is open: a leaked descriptor would reach every container's launch, and may hang containerd.
+    crate::sys::close_all_but(&[]).map_err(VerbError::io("close inherited descriptors"))?;
     fifo_log::init(&bundle, &invocation.namespace, &invocation.id, invocation.debug)
         .map_err(VerbError::io("open the log"))?;
     let listener = shed().inspect_err(|error| log::error!("{}", chain(error)))?;
