@@ -267,3 +267,57 @@ pub fn remove_cgroups(id: &str) {
         assert!(!dir.exists(), "{} is left with {:?}", dir.display(), fs::read_to_string(dir.join("cgroup.procs")));
     }
 }
+
+/// All that comes out of a terminal until its last user is gone.
+pub async fn read_terminal(console: OwnedFd) -> String {
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut console = fs::File::from(console);
+        let mut text = Vec::new();
+        let mut chunk = [0; 1024];
+        // A terminal without users answers EIO.
+        while let Ok(read @ 1..) = console.read(&mut chunk) {
+            text.extend_from_slice(&chunk[..read]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    reader.await.expect("reader")
+}
+
+/// A directory of the node whose mount is shared.
+pub struct SharedMount(tempfile::TempDir);
+
+impl SharedMount {
+    pub fn new() -> Self {
+        use nix::mount::{MsFlags, mount};
+        let dir = tempfile::tempdir().expect("tempdir");
+        let none: Option<&str> = None;
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), none).expect("mount");
+        mount(none, dir.path(), none, MsFlags::MS_SHARED, none).expect("share");
+        fs::create_dir(dir.path().join("below")).expect("mkdir");
+        SharedMount(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Mounts something in it for as long as the answer lives.
+    pub fn mount_below(&self) -> impl Drop + use<> {
+        struct Below(PathBuf);
+        impl Drop for Below {
+            fn drop(&mut self) {
+                let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+        let path = self.0.path().join("below");
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), none).expect("mount");
+        Below(path)
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
