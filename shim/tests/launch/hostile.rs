@@ -32,14 +32,32 @@ pub async fn a_volume_on_proc_is_refused_whatever_way_it_is_led_there() {
         let error = bundle.fails().await;
         assert!(error.contains("in the proc file system"), "{error}");
     }
-    // By a link of the image, which only shows once the mounts are made.
-    for (link, destination) in [("/proc", "/a"), ("/proc/sys", "/a"), ("/proc", "/a/sys")] {
+    // By a link of the image.
+    for (link, destination) in [("/proc", "/a"), ("/proc/sys", "/a"), ("/proc", "/a/sys"), ("/usr/../proc/sys", "/a")] {
         let mut bundle = Bundle::sh("true");
         symlink(link, bundle.rootfs().join("a")).expect("symlink");
         bundle.mount(json!({ "destination": destination, "type": "bind", "source": volume.path(), "options": ["rbind"] }));
         let error = bundle.fails().await;
-        assert!(error.contains("check the mounts on /proc: there is a mount at /proc"), "{error}");
+        assert!(error.contains("its destination lies in the proc file system"), "{error}");
     }
+    // By a link in another volume, which only shows once that is mounted.
+    symlink("/proc/sys", volume.path().join("link")).expect("symlink");
+    let other = tempfile::tempdir().expect("tempdir");
+    let mut bundle = Bundle::sh("true");
+    bundle.mount(json!({ "destination": "/v", "type": "bind", "source": volume.path(), "options": ["rbind"] }));
+    bundle.mount(json!({ "destination": "/v/link", "type": "bind", "source": other.path(), "options": ["rbind"] }));
+    let error = bundle.fails().await;
+    assert!(error.contains("check the mounts on /proc: there is a mount at /proc/sys"), "{error}");
+}
+
+pub async fn a_link_to_nothing_is_mounted_on_as_runc_does() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    fs::write(file.path(), "nameserver 10.0.0.10").expect("write");
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).expect("chmod");
+    let mut bundle = Bundle::sh("cat /etc/resolv.conf");
+    symlink("../run/systemd/resolve/stub-resolv.conf", bundle.rootfs().join("etc/resolv.conf")).expect("symlink");
+    bundle.mount(json!({ "destination": "/etc/resolv.conf", "type": "bind", "source": file.path(), "options": ["rbind", "rprivate", "ro"] }));
+    assert_eq!(bundle.run().await, (0, "nameserver 10.0.0.10".to_owned()));
 }
 
 pub async fn the_binary_of_the_node_cannot_be_written_from_a_container() {

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::time::Instant;
 
@@ -45,6 +46,7 @@ const TESTS: &[Test] = tests![
     exec::a_container_that_ended_takes_no_exec,
     hostile::a_link_for_dev_leaves_the_node_untouched,
     hostile::a_volume_on_proc_is_refused_whatever_way_it_is_led_there,
+    hostile::a_link_to_nothing_is_mounted_on_as_runc_does,
     hostile::the_binary_of_the_node_cannot_be_written_from_a_container,
     hostile::a_working_directory_on_an_inherited_descriptor_is_refused,
     hostile::nsswitch_of_the_image_is_not_followed,
@@ -61,14 +63,26 @@ fn main() {
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let mut failed = 0;
     for (name, test) in TESTS {
         if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
             continue;
         }
         println!("test {name} ...");
         let begin = Instant::now();
-        runtime.block_on(test());
-        settle();
-        println!("test {name} ... ok ({} ms)", begin.elapsed().as_millis());
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(test());
+            settle();
+        }));
+        let milliseconds = begin.elapsed().as_millis();
+        match outcome {
+            Ok(()) => println!("test {name} ... ok ({milliseconds} ms)"),
+            Err(_) => {
+                println!("test {name} ... FAILED");
+                failed += 1;
+                kill_children();
+            }
+        }
     }
+    assert_eq!(failed, 0, "tests failed");
 }
