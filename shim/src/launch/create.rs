@@ -48,6 +48,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let root = fs::open_root(&rootfs)?;
     fs::check_image(&root)?;
     let normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
+    fs::check_destinations(&root, &rootfs, normalised.spec.mounts().as_deref().unwrap_or_default())?;
     fs::make_cwd(&root, normalised.spec.mounts().as_deref().unwrap_or_default(), process.cwd())?;
     drop(root);
 

@@ -1,7 +1,7 @@
 //! File system steps of a launch, each resolved inside the container's root by the kernel (openat2(2)).
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,65 @@ pub(super) fn check_image(rootfs: &OwnedFd) -> Result<(), Failure> {
             }
         }
     }
+    Ok(())
+}
+
+/// Refuses a mount that links of the image lead into `/proc`. What links of a volume do shows only once it is mounted, see
+/// [`check_proc`](super::propagation::check_proc).
+pub(super) fn check_destinations(root: &OwnedFd, rootfs: &Path, mounts: &[Mount]) -> Result<(), Failure> {
+    let top = std::fs::canonicalize(rootfs).step(format!("resolve {}", rootfs.display()))?;
+    for mount in mounts {
+        let destination = clean(mount.destination());
+        let step = || format!("check the mount at {}", destination.display());
+        // The longest part of it there is: what comes below is made there.
+        for part in destination.ancestors() {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            let found = match openat2(root, part, flags, Mode::empty(), resolve) {
+                Err(rustix::io::Errno::NOENT) => {
+                    let Some(target) = dangling(root, part) else { continue };
+                    if target.starts_with("/proc") {
+                        return Err(Failure::because(step(), IN_PROC));
+                    }
+                    if part == destination {
+                        make_target(root, mount, &target).step(step())?;
+                    }
+                    break;
+                }
+                found => found.step(step())?,
+            };
+            let real = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).step(step())?;
+            let real = Path::new("/").join(real.strip_prefix(&top).step(step())?);
+            let ends_at = real.join(destination.strip_prefix(part).unwrap_or(Path::new("")));
+            if ends_at.starts_with("/proc") && destination != Path::new("/proc") {
+                return Err(Failure::because(step(), IN_PROC));
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+const IN_PROC: &str = "its destination lies in the proc file system";
+
+/// What the link `path` names, as a path in the root; `None` if `path` is no link.
+fn dangling(root: &OwnedFd, path: &Path) -> Option<PathBuf> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let link = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).ok()?;
+    let target = nix::fcntl::readlinkat(&link, "").ok()?;
+    Some(clean(&path.parent()?.join(target)))
+}
+
+/// Makes what a link of the image points at and a volume is to be mounted on: images ship `/etc/resolv.conf` as such a link.
+/// libcontainer refuses it, runc makes it.
+fn make_target(root: &OwnedFd, mount: &Mount, target: &Path) -> io::Result<()> {
+    if !is_bind(mount) || mount.source().as_ref().is_some_and(|source| source.is_dir()) {
+        return make_dirs(root, target);
+    }
+    make_dirs(root, target.parent().unwrap_or(Path::new("/")))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, target, flags, Mode::from_raw_mode(0o644), resolve)?;
     Ok(())
 }
 

