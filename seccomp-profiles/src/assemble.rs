@@ -88,7 +88,9 @@ impl Assembler {
             [] => return None,
             [only] => return Some(only.target),
             // One number between two runs that agree: one question instead of two.
-            [before, point, after] if before.target == after.target && after.first - point.first == 1 => {
+            [before, point, after]
+                if before.target == after.target && after.first - point.first == 1 =>
+            {
                 return Some(self.branch(op::JEQ, point.first, point.target, before.target));
             }
             _ => {}
@@ -99,7 +101,11 @@ impl Assembler {
         let dear = (0..runs.len() - 1)
             .find(|i| weight(&runs[*i]) * 2 > total && runs[i + 1].first - runs[*i].first == 1);
         if let Some(index) = dear {
-            let without = runs.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, run)| *run);
+            let without = runs
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .map(|(_, run)| *run);
             // The hole left behind is closed by its neighbours: that number never gets there.
             let other = self.tree(&merge(without))?;
             return Some(self.branch(op::JEQ, runs[index].first, runs[index].target, other));
@@ -164,7 +170,10 @@ impl Assembler {
     }
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "the build script compiles the floor with these"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the build script compiles the floor with these")
+)]
 impl Assembler {
     /// Loads the low word of argument `index`, then goes to `next`.
     pub fn argument(&mut self, index: u32, next: Label) -> Label {
@@ -177,22 +186,38 @@ impl Assembler {
         self.push(op::AND, 0, 0, mask)
     }
 
-    /// Is the loaded word one of `values` (sorted)? Neighbouring values share a question where they can.
+    /// Is the loaded word one of `values`, which are sorted?
     pub fn one_of(&mut self, values: &[u32], yes: Label, no: Label) -> Label {
-        match *values {
-            [] => no,
-            [only] => self.branch(op::JEQ, only, yes, no),
-            [first, second] => {
-                let rest = self.branch(op::JEQ, second, yes, no);
-                self.branch(op::JEQ, first, yes, rest)
+        if values.len() <= 2 {
+            // Too few for a tree to be shorter than a question each.
+            return values
+                .iter()
+                .rev()
+                .fold(no, |rest, value| self.branch(op::JEQ, *value, yes, rest));
+        }
+        let mut runs = vec![Run {
+            first: 0,
+            target: no,
+            cost: 1,
+        }];
+        for value in values {
+            if runs.last().is_some_and(|last| last.first == *value) {
+                runs.pop();
             }
-            _ => {
-                let (low, high) = values.split_at(values.len() / 2);
-                let above = self.one_of(high, yes, no);
-                let below = self.one_of(low, yes, no);
-                self.branch(op::JGE, high[0], above, below)
+            runs.push(Run {
+                first: *value,
+                target: yes,
+                cost: 1,
+            });
+            if let Some(after) = value.checked_add(1) {
+                runs.push(Run {
+                    first: after,
+                    target: no,
+                    cost: 1,
+                });
             }
         }
+        self.dispatch(&runs).unwrap_or(no)
     }
 }
 
@@ -204,4 +229,79 @@ fn merge(runs: impl Iterator<Item = Run>) -> Vec<Run> {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use crate::interpret::{Call, run};
+
+    fn value(program: &Program, nr: u32) -> u32 {
+        run(
+            program.instructions(),
+            &Call {
+                nr,
+                ..Call::default()
+            },
+        )
+        .unwrap()
+        .value
+    }
+
+    #[test]
+    fn a_jump_reaches_its_target_at_any_distance() {
+        let mut a = Assembler::default();
+        let (yes, no) = (a.ret(1), a.ret(2));
+        let questions = (0..1500).fold(no, |rest, nr| a.branch(op::JEQ, nr, yes, rest));
+        let entry = a.load(data::NR, questions);
+        let program = a.finish(entry).unwrap();
+        assert!((0..1500).all(|nr| value(&program, nr) == 1));
+        assert_eq!(value(&program, 1500), 2);
+        assert!(program.len() < 1520, "{} instructions", program.len());
+
+        for distance in 0..600 {
+            let mut a = Assembler::default();
+            let (far, further) = (a.ret(1), a.ret(2));
+            let near = (0..distance).fold(further, |_, filler| a.ret(1000 + filler));
+            let entry = a.branch(op::JSET, 4, near, far);
+            let entry = a.branch(op::JSET, 1, further, entry);
+            let entry = a.load(data::NR, entry);
+            let program = a.finish(entry).unwrap();
+            let expected = if distance == 0 { 2 } else { 999 + distance };
+            assert_eq!(
+                [0, 1, 4, 5].map(|nr| value(&program, nr)),
+                [1, 2, expected, 2]
+            );
+        }
+    }
+
+    #[test]
+    fn a_tree_finds_every_number_whatever_the_costs() {
+        for cost in [1, 3, 9, 40] {
+            let mut a = Assembler::default();
+            let labels = [a.ret(1), a.ret(2), a.ret(3)];
+            let runs: Vec<Run> = [0, 1, 5, 6, 7, 20, 30, 31, 90]
+                .into_iter()
+                .enumerate()
+                .map(|(i, first)| Run {
+                    first,
+                    target: labels[i % 3],
+                    cost: if i % 3 == 1 { cost } else { 1 },
+                })
+                .collect();
+            let tree = a.dispatch(&runs).unwrap();
+            let entry = a.load(data::NR, tree);
+            let program = a.finish(entry).unwrap();
+            for nr in (0..120).chain([u32::MAX]) {
+                let index = runs.iter().rposition(|run| run.first <= nr).unwrap();
+                assert_eq!(
+                    value(&program, nr),
+                    [1, 2, 3][index % 3],
+                    "{nr} at cost {cost}"
+                );
+            }
+        }
+    }
 }

@@ -142,7 +142,7 @@ fn check(program: &[Instruction]) -> Result<(), ProgramError> {
     for (index, i) in program.iter().enumerate() {
         let left = program.len() - index - 1;
         let sound = match i.code {
-            op::LD => left > 0 && i.k % 4 == 0 && i.k < data::SIZE,
+            op::LD => left > 0 && i.k.is_multiple_of(4) && i.k < data::SIZE,
             op::AND => left > 0,
             op::JA => (i.k as usize) < left,
             op::JEQ | op::JGT | op::JGE | op::JSET => usize::from(i.jt.max(i.jf)) < left,
@@ -160,7 +160,12 @@ fn check(program: &[Instruction]) -> Result<(), ProgramError> {
 mod tests {
     use super::*;
 
-    const ALLOW: Instruction = Instruction { code: op::RET, jt: 0, jf: 0, k: ret::ALLOW };
+    const ALLOW: Instruction = Instruction {
+        code: op::RET,
+        jt: 0,
+        jf: 0,
+        k: ret::ALLOW,
+    };
 
     #[test]
     fn a_program_that_could_run_past_its_end_is_refused() {
@@ -174,14 +179,21 @@ mod tests {
             bad(op::LD, 0, 0, 64),
             bad(0xffff, 0, 0, 0),
         ] {
-            assert_eq!(Program::new(vec![first, ALLOW]), Err(ProgramError::Instruction(0)), "{first:?}");
+            assert_eq!(
+                Program::new(vec![first, ALLOW]),
+                Err(ProgramError::Instruction(0)),
+                "{first:?}"
+            );
         }
         assert_eq!(
             Program::new(vec![ALLOW, bad(op::LD, 0, 0, 0)]),
             Err(ProgramError::Instruction(1))
         );
         assert_eq!(Program::new(vec![]), Err(ProgramError::Length(0)));
-        assert_eq!(Program::new(vec![ALLOW; 4097]), Err(ProgramError::Length(4097)));
+        assert_eq!(
+            Program::new(vec![ALLOW; 4097]),
+            Err(ProgramError::Length(4097))
+        );
         assert!(Program::new(vec![ALLOW; 4096]).is_ok());
     }
 
@@ -202,12 +214,19 @@ mod tests {
     #[test]
     fn bytes_are_those_of_sock_filter() {
         let p = Program::new(vec![
-            Instruction { code: op::JEQ, jt: 0, jf: 0, k: 0x0102_0304 },
+            Instruction {
+                code: op::JEQ,
+                jt: 0,
+                jf: 0,
+                k: 0x0102_0304,
+            },
             ALLOW,
         ]);
         assert_eq!(
             p.map(|p| p.to_bytes()),
-            Ok(vec![0x15, 0, 0, 0, 4, 3, 2, 1, 0x06, 0, 0, 0, 0, 0, 0xff, 0x7f])
+            Ok(vec![
+                0x15, 0, 0, 0, 4, 3, 2, 1, 0x06, 0, 0, 0, 0, 0, 0xff, 0x7f
+            ])
         );
     }
 }

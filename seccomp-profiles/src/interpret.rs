@@ -64,7 +64,13 @@ pub fn trace(
         }
         visit(at, held);
         at = match (i.code, held) {
-            (op::RET, _) => return Ok(Outcome { value: i.k, executed, looked_at_arguments }),
+            (op::RET, _) => {
+                return Ok(Outcome {
+                    value: i.k,
+                    executed,
+                    looked_at_arguments,
+                });
+            }
             (op::JA, _) => at.saturating_add(i.k as usize).saturating_add(1),
             (_, Some(true)) => at + 1 + usize::from(i.jt),
             (_, Some(false)) => at + 1 + usize::from(i.jf),
@@ -75,12 +81,18 @@ pub fn trace(
 }
 
 fn load(call: &Call, offset: u32) -> Option<u32> {
-    let half = |value: u64| if offset % 8 == 0 { value as u32 } else { (value >> 32) as u32 };
+    let half = |value: u64| {
+        if offset.is_multiple_of(8) {
+            value as u32
+        } else {
+            (value >> 32) as u32
+        }
+    };
     match offset {
         data::NR => Some(call.nr),
         data::ARCH => Some(call.arch),
         8 | 12 => Some(half(call.instruction_pointer)),
-        16..data::SIZE if offset % 4 == 0 => {
+        16..data::SIZE if offset.is_multiple_of(4) => {
             let index = usize::try_from((offset - 16) / 8).ok()?;
             call.args.get(index).map(|value| half(*value))
         }

@@ -1,11 +1,13 @@
 //! The seccomp floor and the compiler for a pod's own profile.
 //!
 //! `agent-floor.json` is the floor in the format other tools read and `agent-floor.reasons.json` says why each rule is there;
-//! the build script turns both into the program [`floor`] returns. [`compile_profile`] does the same, at run time, for what
+//! the build script turns both into the program [`floor()`] returns. [`compile_profile`] does the same, at run time, for what
 //! a pod brings. Install the floor first: the kernel takes the most restrictive answer of all filters, but a profile
 //! installed before it could answer the seccomp(2) call that installs the floor with success and nothing done.
 //!
 //! [`interpret`] runs programs for tests and explanations.
+
+#![forbid(unsafe_code)]
 
 pub use arch::Arch;
 pub use bpf::{Instruction, Program};

@@ -26,8 +26,12 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 
 /// The descriptor after standard error.
 const FIRST_EXTRA_FD: RawFd = 3;
+/// The descriptor after the ones a program is started with.
+const AFTER_EXTRA_FDS: RawFd = 6;
 
-/// Starts `command` with `fds` as its descriptors 3, 4 and 5; the caller's copies are closed.
+/// Starts `command` with `fds` as its descriptors 3, 4 and 5 and no further ones; the caller's copies are closed.
+///
+/// Needs Linux 5.11.
 pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Child> {
     let null = std::fs::File::open("/dev/null")?;
     // Holding 3 to 5 keeps the pipe that `Command` reports a failed exec through out of the places overwritten below,
@@ -38,7 +42,7 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
         places.push(rustix::io::fcntl_dupfd_cloexec(&null, FIRST_EXTRA_FD)?);
     }
     for fd in &fds {
-        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, FIRST_EXTRA_FD + 3)?);
+        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, AFTER_EXTRA_FDS)?);
     }
     let install = move || {
         for (place, fd) in (FIRST_EXTRA_FD..).zip(&raised) {
@@ -48,10 +52,24 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
                 return Err(io::Error::last_os_error());
             }
         }
-        Ok(())
+        // Whatever else this process holds is none of the program's business, marked close-on-exec or not.
+        // SAFETY: the call takes no pointers and only marks descriptors, so those in use stay valid up to the exec.
+        let marked = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                AFTER_EXTRA_FDS,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if marked < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     };
-    // SAFETY: between fork and exec `install` only calls dup2, which is async-signal-safe, and reads errno; it neither
-    // allocates nor locks.
+    // SAFETY: between fork and exec `install` only makes two system calls and reads errno, which is async-signal-safe; it
+    // neither allocates nor locks.
     unsafe { command.pre_exec(install) };
     command.spawn()
 }
@@ -175,10 +193,13 @@ fn check(result: c_long) -> io::Result<c_long> {
 ///
 /// Rust ignores SIGPIPE and an ignored signal stays ignored across execve, so without this every container would start deaf to it.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler, so no code of ours can run in signal context. The call refuses, without effect,
-        // SIGKILL, SIGSTOP and the numbers the C library keeps.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // `struct sigaction` as the kernel has it: SIG_DFL, no flags, an empty mask. The C library's own call refuses the two
+    // signals it keeps for itself, and those can come ignored as well.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: `default` is a live kernel `struct sigaction` that installs no handler, so no code of ours can run in signal
+        // context; the old one is not asked for. SIGKILL and SIGSTOP are refused without effect.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     nix::sys::signal::sigprocmask(
         nix::sys::signal::SigmaskHow::SIG_SETMASK,
@@ -251,12 +272,12 @@ fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> i
     check(result).map(drop)
 }
 
-/// Adds a filter on top of those this process has. `flags` are `SECCOMP_FILTER_FLAG_*`.
-pub fn seccomp_install(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
-    // SAFETY: `program` points at `len` live instructions; the kernel copies them and writes nothing, the mutable pointer is only
-    // what the type asks for.
+/// Adds `program` on top of the filters this process has. `flags` are `SECCOMP_FILTER_FLAG_*`.
+pub fn seccomp_install(program: &curb_seccomp_profiles::Program, flags: u32) -> io::Result<()> {
+    let filter = program.instructions().as_ptr().cast::<libc::sock_filter>().cast_mut();
+    let program = libc::sock_fprog { len: program.len(), filter };
+    // SAFETY: `program` points at `len` live instructions, which are laid out as `struct sock_filter`; the kernel copies them and
+    // writes nothing, the mutable pointer is only what the type asks for.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     check(result).map(drop)
 }

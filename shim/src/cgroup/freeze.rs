@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::dir::{Dir, Step, is_gone, value_of};
 use super::oom::FileWatch;
 use super::{Cgroup, CgroupError, Version};
 
 /// How long a v2 cgroup may take; runc's limit.
 const V2_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a v1 cgroup that keeps forking is tried; runc's limit, about 200 ms.
-const V1_TRIES: u32 = 1000;
+/// How long a v1 cgroup that keeps forking is tried.
+const V1_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cgroup {
     /// Stops every process of the cgroup. When it returns an error, or is dropped, they run again.
@@ -17,25 +19,21 @@ impl Cgroup {
         match self.version {
             Version::V1 => {
                 let dir = self.open("freezer")?;
-                let guard = Thaw(&dir);
+                let guard = Thaw::v1(&dir);
                 self.freeze_v1(&dir).await?;
                 std::mem::forget(guard);
                 Ok(())
             }
-            Version::V2 => self.freeze_v2(true).await,
+            Version::V2 => self.freeze_v2().await,
         }
     }
 
     /// Lets the processes run again. A cgroup that is not frozen stays as it is.
     pub async fn thaw(&self) -> Result<(), CgroupError> {
-        match self.version {
-            Version::V1 => {
-                let dir = self.open("freezer")?;
-                dir.write("freezer.state", "THAWED")
-                    .map_err(|source| self.failed("freezer", "freezer.state", "THAWED", source))
-            }
-            Version::V2 => self.freeze_v2(false).await,
-        }
+        let (controller, file, value) = self.thawing();
+        // As in runc, no wait: what is told to run runs as soon as it gets a CPU, which may take long on a busy one.
+        let dir = self.open(controller)?;
+        dir.write(file, value).map_err(|source| self.failed(controller, file, value, source))
     }
 
     /// True when the cgroup itself was frozen, not merely one above it.
@@ -57,9 +55,10 @@ impl Cgroup {
     }
 
     /// The kernel cannot freeze a v1 cgroup in one go while it forks: it stays FREEZING and must be asked again, now and then
-    /// after a thaw (freezer-subsystem.rst). No event tells; the pauses let other tasks of the daemon run.
+    /// after a thaw (freezer-subsystem.rst), as runc does. No event tells; the pauses let its tasks reach the freezer.
     pub(super) async fn freeze_v1(&self, dir: &Dir) -> Result<(), CgroupError> {
-        for attempt in 1..=V1_TRIES {
+        let deadline = Instant::now() + V1_TIMEOUT;
+        for attempt in 1u32.. {
             if attempt % 50 == 0 {
                 let _ = dir.write("freezer.state", "THAWED");
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -70,50 +69,48 @@ impl Cgroup {
             if state.trim() == "FROZEN" {
                 return Ok(());
             }
-            tokio::task::yield_now().await;
-        }
-        Err(self.stuck("freezer", "freezer.state", "FROZEN", Duration::from_millis(200)))
-    }
-
-    async fn freeze_v2(&self, frozen: bool) -> Result<(), CgroupError> {
-        let dir = self.open("")?;
-        let value = if frozen { "1" } else { "0" };
-        match self.freeze_and_wait(&dir, value).await {
-            Err(error) if frozen => {
-                let _ = dir.write("cgroup.freeze", "0");
-                Err(error)
+            if Instant::now() >= deadline {
+                break;
             }
-            done => done,
+            match attempt {
+                ..10 => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
         }
+        Err(self.stuck("freezer", "freezer.state", "FROZEN", V1_TIMEOUT))
     }
 
-    async fn freeze_and_wait(&self, dir: &Dir, value: &str) -> Result<(), CgroupError> {
-        let watch = FileWatch::new(&[self.file_of("", "cgroup.events")])
-            .map_err(|source| self.unread("", "cgroup.events", source))?;
-        dir.write("cgroup.freeze", value).map_err(|source| self.failed("", "cgroup.freeze", value, source))?;
-        let wanted = u64::from(value == "1");
-        let settled = async {
+    async fn freeze_v2(&self) -> Result<(), CgroupError> {
+        let dir = self.open("")?;
+        let guard = Thaw { dir: &dir, file: "cgroup.freeze", value: "0" };
+        let unread = |source| self.unread("", "cgroup.events", source);
+        let watch = FileWatch::new(&[self.file_of("", "cgroup.events")]).map_err(unread)?;
+        dir.write("cgroup.freeze", "1").map_err(|source| self.failed("", "cgroup.freeze", "1", source))?;
+        let frozen = async {
             loop {
-                let events = dir.read("cgroup.events").map_err(|source| self.unread("", "cgroup.events", source))?;
-                // An empty cgroup counts as frozen at once; a kernel before 5.2 has no such line and cannot freeze.
-                if value_of(&events, "frozen") == Some(wanted) {
+                let events = dir.read("cgroup.events").map_err(unread)?;
+                if value_of(&events, "frozen") == Some(1) {
                     return Ok(());
                 }
-                watch.changed().await.map_err(|source| self.unread("", "cgroup.events", source))?;
+                watch.changed().await.map_err(unread)?;
             }
         };
-        let state = if wanted == 1 { "frozen" } else { "thawed" };
-        tokio::time::timeout(V2_TIMEOUT, settled)
-            .await
-            .unwrap_or_else(|_| Err(self.stuck("", "cgroup.events", state, V2_TIMEOUT)))
+        let stuck = || self.stuck("", "cgroup.events", "frozen", V2_TIMEOUT);
+        tokio::time::timeout(V2_TIMEOUT, frozen).await.unwrap_or_else(|_| Err(stuck()))?;
+        std::mem::forget(guard);
+        Ok(())
+    }
+
+    fn thawing(&self) -> (&'static str, &'static str, &'static str) {
+        match self.version {
+            Version::V1 => ("freezer", "freezer.state", "THAWED"),
+            Version::V2 => ("", "cgroup.freeze", "0"),
+        }
     }
 
     /// Thaws the cgroup and every one nested in it: a container may have frozen a part of itself, and what is frozen does not die.
     pub(super) fn thaw_subtree(&self) {
-        let (controller, file, value) = match self.version {
-            Version::V1 => ("freezer", "freezer.state", "THAWED"),
-            Version::V2 => ("", "cgroup.freeze", "0"),
-        };
+        let (controller, file, value) = self.thawing();
         let Ok(dir) = self.open(controller) else { return };
         let _ = dir.walk(&mut |step| {
             if let Step::Enter(dir) = step {
@@ -152,11 +149,22 @@ impl Cgroup {
     }
 }
 
-/// Thaws a v1 freezer when dropped: a cgroup left FREEZING can neither run nor die.
-pub(super) struct Thaw<'a>(pub &'a Dir);
+/// Thaws when dropped: a cgroup left freezing can neither run nor, on v1, die.
+pub(super) struct Thaw<'a> {
+    pub dir: &'a Dir,
+    pub file: &'static str,
+    pub value: &'static str,
+}
+
+impl<'a> Thaw<'a> {
+    /// For a v1 freezer.
+    pub fn v1(dir: &'a Dir) -> Self {
+        Self { dir, file: "freezer.state", value: "THAWED" }
+    }
+}
 
 impl Drop for Thaw<'_> {
     fn drop(&mut self) {
-        let _ = self.0.write("freezer.state", "THAWED");
+        let _ = self.dir.write(self.file, self.value);
     }
 }

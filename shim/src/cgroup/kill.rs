@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dir::{Dir, value_of};
 use super::freeze::Thaw;
@@ -15,6 +15,8 @@ use crate::sys::watch_fd;
 
 /// containerd gives `delete` 5 s; the rest is for unmounting.
 const TIMEOUT: Duration = Duration::from_secs(4);
+/// What of it a round may spend on stopping forks.
+const FREEZE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Deaths awaited at a time, each by a descriptor.
 const AWAITED: usize = 32;
 
@@ -74,10 +76,10 @@ impl Cgroup {
     async fn kill_each(&self, deadline: Instant) -> Result<(), CgroupError> {
         let dying = {
             let freezer: Option<Dir> = self.open("freezer").ok().filter(|_| self.version == Version::V1);
-            let _thaw = freezer.as_ref().map(Thaw);
+            let _thaw = freezer.as_ref().map(Thaw::v1);
             if let Some(dir) = &freezer {
                 // Without a freeze the rounds still win, unless forks outrun them.
-                let _ = timeout_at(deadline, self.freeze_v1(dir)).await;
+                let _ = timeout(FREEZE_TIMEOUT, self.freeze_v1(dir)).await;
             }
             let pids = match self.others() {
                 Err(CgroupError::NotFound) => return Ok(()),

@@ -282,9 +282,7 @@ impl Cgroup {
                 written.map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
             });
             match joined {
-                Err(_) if self.version == Version::V2 => {
-                    self.join_init(mount, pid, init).ok_or(()).or_else(|()| joined)?
-                }
+                Err(_) if self.version == Version::V2 => self.join_init(mount, pid, init).ok_or(()).or(joined)?,
                 joined => joined?,
             }
         }
@@ -408,4 +406,5 @@ fn unique(mut pids: Vec<i32>) -> Vec<i32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

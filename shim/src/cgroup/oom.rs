@@ -31,7 +31,7 @@ impl FileWatch {
 
     /// Waits for the next change and takes all that are queued.
     pub async fn changed(&self) -> io::Result<()> {
-        self.0.async_io(Interest::READABLE, |inotify| drain(inotify)).await
+        self.0.async_io(Interest::READABLE, drain).await
     }
 }
 

@@ -238,6 +238,7 @@ fn shown_somehow(asked: &str, found: &str, unit: u64) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -138,17 +138,17 @@ fn memory_field<'a>(stat: &'a mut MemoryStat, key: &str) -> Option<&'a mut u64> 
 fn blkio(files: &Files) -> BlkIOStat {
     let mut devices = None;
     let mut read = |name: &str| entries(files, name, &mut devices);
-    let mut stat = BlkIOStat {
-        sectors_recursive: read("blkio.sectors_recursive"),
-        io_service_bytes_recursive: read("blkio.io_service_bytes_recursive"),
-        io_serviced_recursive: read("blkio.io_serviced_recursive"),
-        io_queued_recursive: read("blkio.io_queued_recursive"),
-        io_service_time_recursive: read("blkio.io_service_time_recursive"),
-        io_wait_time_recursive: read("blkio.io_wait_time_recursive"),
-        io_merged_recursive: read("blkio.io_merged_recursive"),
-        io_time_recursive: read("blkio.time_recursive"),
-        ..BlkIOStat::default()
-    };
+    let mut stat = BlkIOStat::default();
+    if files.0.has("blkio.io_serviced_recursive") {
+        stat.sectors_recursive = read("blkio.sectors_recursive");
+        stat.io_service_bytes_recursive = read("blkio.io_service_bytes_recursive");
+        stat.io_serviced_recursive = read("blkio.io_serviced_recursive");
+        stat.io_queued_recursive = read("blkio.io_queued_recursive");
+        stat.io_service_time_recursive = read("blkio.io_service_time_recursive");
+        stat.io_wait_time_recursive = read("blkio.io_wait_time_recursive");
+        stat.io_merged_recursive = read("blkio.io_merged_recursive");
+        stat.io_time_recursive = read("blkio.time_recursive");
+    }
     if stat == BlkIOStat::default() {
         stat.io_serviced_recursive = read("blkio.throttle.io_serviced");
         stat.io_service_bytes_recursive = read("blkio.throttle.io_service_bytes");

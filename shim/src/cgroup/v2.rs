@@ -162,6 +162,7 @@ fn io_weight(weight: u16) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -54,7 +54,7 @@ impl Child {
             .map_err(channel("start the launch process"))?;
         let pid = Pid::from_raw(spawned.id() as i32);
         let watch = |pid| -> io::Result<AsyncFd<OwnedFd>> {
-            AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
+            crate::sys::watch_fd(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
         };
         let pidfd = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound.into()).and_then(watch);
         let pidfd = match pidfd {
@@ -183,7 +183,7 @@ impl Drop for Child {
 pub(super) async fn end(pidfd: &OwnedFd) {
     let _ = pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
     let gone = async {
-        let watched = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE)?;
+        let watched = crate::sys::watch_fd(pidfd.try_clone()?, Interest::READABLE)?;
         watched.readable().await.map(drop)
     };
     if let Ok(Ok(())) = tokio::time::timeout(DEATH, gone).await {

@@ -1,11 +1,257 @@
-//! Adds a process to a container.
-use super::error::Failure;
-use super::helper::{Luggage, Made};
+//! Adds a process to a running container: runc's way of doing it, with the same last steps as init.
+//!
+//! libcontainer's own exec drops the container's seccomp profile and does not join its user namespace, so none of it is used.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
+use nix::unistd::{Gid, Uid};
+use oci_spec::runtime::{IOPriorityClass, PosixRlimit, PosixRlimitType, Process};
+use rustix::fs::{CWD, OFlags, ResolveFlags, openat2};
+use rustix::process::{Resource, Rlimit};
+
+use super::error::{Failure, Step, go_errno};
+use super::executor::Payload;
+use super::filters::Filters;
+use super::helper::{self, Luggage, Made};
 use super::protocol::ExecRequest;
+use super::{create, fs, normalise};
+use crate::sys::Cloned;
 
-/// Placeholder.
-pub(super) struct Go;
+/// What a process of ours is told before it may go on; an end of the pipe without it means that whoever had to prepare it died.
+const GO: u8 = 1;
 
-pub(super) fn run(_: ExecRequest, _: Luggage) -> Result<(Made, Go), Failure> {
-    Err(Failure::because("exec", "not there"))
+/// Lets the new process go on when dropped after the daemon was told of it.
+pub(super) struct Go(OwnedFd);
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        let _ = nix::unistd::write(&self.0, &[GO]);
+    }
+}
+
+/// Carries out an exec.
+pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), Failure> {
+    let ExecRequest { common, process, seccomp, cgroup_procs } = request;
+    let Luggage { errors, streams, init, proc } = luggage;
+    let init = init.ok_or_else(|| Failure::because("read the request", "the pidfd of init is missing"))?;
+    normalise::check_process(&process).step("read the process")?;
+    normalise::check_seccomp(seccomp.as_ref()).step("read the process")?;
+    if process.scheduler().is_some() {
+        return Err(Failure::because("read the process", "process.scheduler is not supported by this version of curb"));
+    }
+    let filters = Filters::compile(seccomp.as_ref(), common.floor)?;
+    let (count, floor_digest, pod_digest) = (filters.count(), filters.floor_digest.clone(), filters.pod_digest.clone());
+    let payload = Payload::new(&process, common.floor, filters, proc.try_clone().step("keep /proc")?, errors)?;
+
+    // Everything of the node's is opened before this process leaves it.
+    let cgroups = cgroup_procs
+        .iter()
+        .map(|path| {
+            let options = std::fs::File::options().write(true).open(path);
+            options.step(format!("open {}", path.display()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    helper::join_keyring(&common.id)?;
+    let streams = helper::fill(streams)?;
+    let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
+    let namespaces = namespaces_to_join(&proc, &init)?;
+    nix::sched::setns(&init, namespaces).step("join the namespaces of the container")?;
+
+    let console = if common.terminal { Some(open_terminal(&process)?) } else { None };
+    let streams = match &console {
+        Some((_, terminal)) => {
+            let copy = || terminal.try_clone().step("copy the terminal");
+            [copy()?, copy()?, copy()?]
+        }
+        None => streams,
+    };
+    for stream in &streams {
+        fs::give(stream, process.user().uid())?;
+    }
+    match crate::sys::clone_sibling().step("clone")? {
+        Cloned::Child => {
+            drop((go, cgroups, init));
+            match enter(&process, wait, &streams, console.is_some(), &payload) {
+                Ok(()) => payload.run(),
+                Err(reason) => payload.fail(&reason),
+            }
+        }
+        Cloned::Parent { pid, pidfd } => {
+            for (mut file, path) in cgroups.into_iter().zip(&cgroup_procs) {
+                write!(file, "{pid}").step(format!("write {pid} to {}", path.display()))?;
+            }
+            if let Some(score) = process.oom_score_adj() {
+                set_oom_score(&proc, pid, score)?;
+            }
+            let console = console.map(|(console, _)| console);
+            Ok((Made { pid, pidfd, console, filters: count, floor_digest, pod_digest }, Go(go)))
+        }
+    }
+}
+
+/// The namespaces of init that are not this process's own.
+fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<CloneFlags, Failure> {
+    const KINDS: [(&str, CloneFlags); 7] = [
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ];
+    let step = "look at the namespaces of the container";
+    let pid = pid_of(proc, init)?;
+    let namespace = |pid: &str, kind: &str| nix::fcntl::readlinkat(proc, format!("{pid}/ns/{kind}").as_str());
+    let mut join = CloneFlags::empty();
+    for (kind, flag) in KINDS {
+        if namespace(&pid, kind).step(step)? != namespace("self", kind).step(step)? {
+            join |= flag;
+        }
+    }
+    // While init lives its number is nobody else's.
+    let mut polled = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut polled, PollTimeout::ZERO).step(step)? != 0 {
+        return Err(Failure::because(step, "its init process is not running"));
+    }
+    Ok(join)
+}
+
+fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<String, Failure> {
+    use std::os::fd::AsRawFd;
+    let step = "look at init";
+    let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
+    let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    let text = std::io::read_to_string(std::fs::File::from(file)).step(step)?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse::<u32>().ok());
+    match pid {
+        Some(pid) if pid > 0 => Ok(pid.to_string()),
+        _ => Err(Failure::because(step, "it is not running")),
+    }
+}
+
+/// Makes a terminal of the container's own devpts and refuses anything else an image or a peer may have put there
+/// (CVE-2025-52565).
+fn open_terminal(process: &Process) -> Result<(OwnedFd, OwnedFd), Failure> {
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let step = "open a terminal in the container";
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let console = openat2(CWD, "/dev/pts/ptmx", flags, rustix::fs::Mode::empty(), resolve).step(step)?;
+    let found = fstat(&console).step(step)?;
+    let file_system = rustix::fs::fstatfs(&console).step(step)?;
+    let is_ptmx = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR
+        && (major(found.st_rdev), minor(found.st_rdev), found.st_ino) == (5, 2, 2);
+    if !is_ptmx || file_system.f_type != DEVPTS_SUPER_MAGIC {
+        return Err(Failure::because(step, "/dev/pts/ptmx is not the multiplexer of a devpts file system"));
+    }
+    rustix::pty::unlockpt(&console).step(step)?;
+    let terminal = create::peer(&console)?;
+    create::resize(&console, process)?;
+    Ok((console, terminal))
+}
+
+fn set_oom_score(proc: &OwnedFd, pid: i32, score: i32) -> Result<(), Failure> {
+    let step = "set oom_score_adj";
+    let path = format!("{pid}/oom_score_adj");
+    let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    let mut file = std::fs::File::from(file);
+    let mut text = String::new();
+    file.read_to_string(&mut text).step(step)?;
+    // It may be what it should be and yet not ours to lower.
+    if text.trim() == score.to_string() {
+        return Ok(());
+    }
+    write!(file, "{score}").step(step)
+}
+
+/// The steps between the clone and the ones shared with init: everything that takes privileges.
+fn enter(process: &Process, wait: OwnedFd, streams: &[OwnedFd; 3], terminal: bool, payload: &Payload) -> Result<(), String> {
+    let errno = |step: &'static str| move |errno| format!("{step}: {}", go_errno(errno));
+    let mut word = [0];
+    match nix::unistd::read(&wait, &mut word) {
+        Ok(1) if word == [GO] => {}
+        _ => return Err("the launch process ended too early".into()),
+    }
+    nix::unistd::setsid().map_err(errno("setsid"))?;
+    if terminal {
+        rustix::process::ioctl_tiocsctty(&streams[0]).map_err(|error| format!("take the terminal: {error}"))?;
+    }
+    let [stdin, stdout, stderr] = streams;
+    nix::unistd::dup2_stdin(stdin).map_err(errno("connect standard input"))?;
+    nix::unistd::dup2_stdout(stdout).map_err(errno("connect standard output"))?;
+    nix::unistd::dup2_stderr(stderr).map_err(errno("connect standard error"))?;
+
+    if let Some(priority) = process.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = i32::try_from(priority.priority()).map_err(|_| "ioPriority: the priority is out of range".to_owned())?;
+        crate::sys::set_io_priority(class, level).map_err(|error| format!("set the I/O priority: {error}"))?;
+    }
+    for limit in process.rlimits().iter().flatten() {
+        set_limit(limit)?;
+    }
+    if payload.no_new_privileges {
+        prctl::set_no_new_privs().map_err(errno("set no_new_privs"))?;
+    }
+    let user = process.user();
+    if let Some(mask) = user.umask() {
+        nix::sys::stat::umask(Mode::from_bits_truncate(mask & 0o777));
+    }
+    // First as root, then as the user: each may be let into a directory the other is not.
+    let cwd = process.cwd();
+    let entered = nix::unistd::chdir(cwd);
+    let retry = match entered {
+        Ok(()) => false,
+        Err(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) => true,
+        Err(errno) => return Err(format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", go_errno(errno))),
+    };
+    let groups: Vec<Gid> = user.additional_gids().iter().flatten().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups).map_err(errno("set the supplementary groups"))?;
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    prctl::set_keepcaps(true).map_err(errno("keep the capabilities for the next steps"))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(errno("set the group"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(errno("set the user"))?;
+    prctl::set_keepcaps(false).map_err(errno("keep the capabilities no longer"))?;
+    // What loading a filter without no_new_privs and dropping the bounding set take; the last steps leave only what is asked for.
+    let permitted = caps::read(None, caps::CapSet::Permitted).map_err(|error| format!("read the capabilities: {error}"))?;
+    caps::set(None, caps::CapSet::Effective, &permitted).map_err(|error| format!("use the capabilities: {error}"))?;
+    if retry {
+        nix::unistd::chdir(cwd)
+            .map_err(|errno| format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", go_errno(errno)))?;
+    }
+    Ok(())
+}
+
+fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
+    let resource = match limit.typ() {
+        PosixRlimitType::RlimitCpu => Resource::Cpu,
+        PosixRlimitType::RlimitFsize => Resource::Fsize,
+        PosixRlimitType::RlimitData => Resource::Data,
+        PosixRlimitType::RlimitStack => Resource::Stack,
+        PosixRlimitType::RlimitCore => Resource::Core,
+        PosixRlimitType::RlimitRss => Resource::Rss,
+        PosixRlimitType::RlimitNproc => Resource::Nproc,
+        PosixRlimitType::RlimitNofile => Resource::Nofile,
+        PosixRlimitType::RlimitMemlock => Resource::Memlock,
+        PosixRlimitType::RlimitAs => Resource::As,
+        PosixRlimitType::RlimitLocks => Resource::Locks,
+        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
+        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
+        PosixRlimitType::RlimitNice => Resource::Nice,
+        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
+        PosixRlimitType::RlimitRttime => Resource::Rttime,
+    };
+    let bound = |value: u64| (value != u64::MAX).then_some(value);
+    let new = Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) };
+    rustix::process::setrlimit(resource, new).map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
 }

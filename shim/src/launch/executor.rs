@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use caps::{CapSet, CapsHashSet};
+use curb_seccomp_profiles::Program;
 use libcontainer::capabilities::CapabilityExt;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
@@ -69,7 +70,11 @@ impl CapabilitySets {
             caps::set(None, which, value).map_err(|error| format!("set {name}: {error}"))
         };
         let [bounding, ambient, inheritable, effective, permitted] = &self.sets;
-        set(CapSet::Bounding, "CapBnd", bounding)?;
+        // One at a time: there is no setting it, only dropping from it.
+        let held = caps::read(None, CapSet::Bounding).map_err(|error| format!("read CapBnd: {error}"))?;
+        for capability in held.difference(bounding) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(|error| format!("drop {capability} from CapBnd: {error}"))?;
+        }
         set(CapSet::Ambient, "CapAmb", &CapsHashSet::new())?;
         set(CapSet::Inheritable, "CapInh", inheritable)?;
         set(CapSet::Effective, "CapEff", effective)?;
@@ -169,12 +174,15 @@ impl Payload {
 
         let no_new_privileges =
             nix::sys::prctl::get_no_new_privs().map_err(|errno| format!("read no_new_privs: {}", go_errno(errno)))?;
-        if no_new_privileges != self.no_new_privileges && self.no_new_privileges {
+        if self.no_new_privileges && !no_new_privileges {
             return Err("the kernel did not set no_new_privs".into());
+        }
+        if self.floor && (self.filters.floor.is_none() || !no_new_privileges) {
+            return Err("the seccomp floor is missing".into());
         }
         if no_new_privileges {
             self.capabilities.apply()?;
-            if let Some(floor) = &self.filters.floor {
+            if let Some(floor) = self.filters.floor {
                 let before = self.status()?.filters;
                 install(floor, 0, "the seccomp floor")?;
                 self.verify(before + 1)?;
@@ -236,7 +244,7 @@ impl Payload {
     }
 }
 
-fn install(program: &[libc::sock_filter], flags: u64, name: &str) -> Result<(), String> {
+fn install(program: &Program, flags: u32, name: &str) -> Result<(), String> {
     crate::sys::seccomp_install(program, flags).map_err(|error| format!("load {name}: {error}"))
 }
 

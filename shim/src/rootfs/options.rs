@@ -132,6 +132,7 @@ fn propagation(option: &str) -> Option<MsFlags> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -174,6 +174,7 @@ fn compact(data: &[String]) -> Option<(&str, Vec<String>)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -160,6 +160,7 @@ fn unescape(address: &str, text: &str, plus_is_space: bool) -> Result<OsString, 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
