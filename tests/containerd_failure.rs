@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use curb_tests::api::tasks::Status;
 use curb_tests::api::cri::ContainerState;
-use curb_tests::{Node, Result, config};
+use curb_tests::api::tasks::Status;
 use curb_tests::task::process;
+use curb_tests::{Node, Result, config};
 use nix::sys::signal::Signal;
 
 async fn tasks_survive(signal: Signal) -> Result<()> {

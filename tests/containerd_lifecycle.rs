@@ -31,9 +31,12 @@ async fn two_containers_share_the_pods_network_but_not_its_processes() -> Result
     let first = pod.container("first").shell("exec sleep 1001").start().await?;
     let second = pod.container("second").shell("exec sleep 1002").start().await?;
     let link = |name: &'static str| ["readlink", name];
-    for (namespace, shared) in
-        [("/proc/self/ns/net", true), ("/proc/self/ns/ipc", true), ("/proc/self/ns/pid", false), ("/proc/self/ns/mnt", false)]
-    {
+    for (namespace, shared) in [
+        ("/proc/self/ns/net", true),
+        ("/proc/self/ns/ipc", true),
+        ("/proc/self/ns/pid", false),
+        ("/proc/self/ns/mnt", false),
+    ] {
         let (one, two) = (first.exec(link(namespace)).await?, second.exec(link(namespace)).await?);
         assert_eq!(one.stdout == two.stdout, shared, "{namespace}: {one:?} {two:?}");
     }
@@ -108,7 +111,9 @@ async fn a_missing_binary_is_told_as_runc_tells_it() -> Result<()> {
 async fn exit_codes_and_signals_reach_the_status() -> Result<()> {
     let node = Node::start().await?;
     let pod = node.pod("codes").run().await?;
-    for (name, script, code) in [("zero", "exit 0", 0), ("some", "exit 42", 42), ("term", "sh -c 'kill -TERM $$'; exit $?", 143)] {
+    for (name, script, code) in
+        [("zero", "exit 0", 0), ("some", "exit 42", 42), ("term", "sh -c 'kill -TERM $$'; exit $?", 143)]
+    {
         let status = pod.container(name).shell(script).start().await?.wait_exit().await?;
         assert_eq!(status.exit_code, code, "{name}");
         assert_eq!(status.reason, if code == 0 { "Completed" } else { "Error" });
@@ -159,7 +164,11 @@ async fn an_update_changes_the_limits_the_kernel_holds() -> Result<()> {
     let pod = node.pod("update").run().await?;
     let container = pod.container("main").memory(64 << 20).cpu_millis(500).shell("exec sleep 1000").start().await?;
     let path = format!("{}/{}", node.cgroup_parent(), container.id);
-    let memory = cgroup::directory("memory", &path).join(if cgroup::is_unified() { "memory.max" } else { "memory.limit_in_bytes" });
+    let memory = cgroup::directory("memory", &path).join(if cgroup::is_unified() {
+        "memory.max"
+    } else {
+        "memory.limit_in_bytes"
+    });
     let cpu = cgroup::directory("cpu", &path).join(if cgroup::is_unified() { "cpu.max" } else { "cpu.cfs_quota_us" });
     let read = |file| std::fs::read_to_string(file).unwrap();
     assert_eq!(read(&memory).trim(), (64 << 20).to_string());

@@ -25,7 +25,10 @@ async fn events_come_in_order_with_one_exit_each() -> Result<()> {
     let deleted = task.delete().await?;
     assert_eq!(deleted.exit_status, 137);
     let seen = events.until(&task.id, "delete").await;
-    assert_eq!(line(&seen), "create exec-added(one) exec-started(one) exit(one) exit delete".replacen(' ', " start ", 1));
+    assert_eq!(
+        line(&seen),
+        "create exec-added(one) exec-started(one) exit(one) exit delete".replacen(' ', " start ", 1)
+    );
     let init = seen[0].pid;
     assert!(init > 0 && seen.iter().filter(|it| it.pid == init).count() == 4, "{seen:?}");
     assert_eq!((seen[4].status, seen[5].status, seen[6].status), (4, 137, 137));

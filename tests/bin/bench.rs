@@ -19,7 +19,8 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let rounds: usize = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
-    let node = Node::with(Settings { images: vec!["busybox".to_owned()], show_log: false, ..Settings::from_env()? }).await?;
+    let node =
+        Node::with(Settings { images: vec!["busybox".to_owned()], show_log: false, ..Settings::from_env()? }).await?;
     let (mut runc, mut ours) = (Times::of("runc"), Times::of(&config::under_test()));
     // One round each that nobody counts: page cache, bridge, first-time work of containerd.
     for times in [&mut runc, &mut ours] {

@@ -141,9 +141,7 @@ fn reap(exited: &mut HashMap<i32, i32>) {
     loop {
         match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, status)) => exited.insert(pid.as_raw(), status),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                exited.insert(pid.as_raw(), 128 + signal as i32)
-            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => exited.insert(pid.as_raw(), 128 + signal as i32),
             _ => return,
         };
     }

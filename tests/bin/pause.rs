@@ -30,7 +30,9 @@ extern "C" fn stop(_number: c_int) {
 // SAFETY: this is the only `main` of the program, with the signature the C start-up code calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() -> c_int {
-    for (number, handler) in [(SIGINT, stop as *const () as usize), (SIGTERM, stop as *const () as usize), (SIGCHLD, SIG_IGN)] {
+    for (number, handler) in
+        [(SIGINT, stop as *const () as usize), (SIGTERM, stop as *const () as usize), (SIGCHLD, SIG_IGN)]
+    {
         // SAFETY: the signals exist and the handler is a function of the type signal() wants, or SIG_IGN.
         unsafe { signal(number, handler) };
     }

@@ -106,7 +106,9 @@ fn main() -> ExitCode {
             forever();
         }
         _ => {
-            eprintln!("usage: probe syscalls|rules|foreign-abi|status|write P..|read P..|fill P|memory N|fork N|exit N|sleep|stubborn");
+            eprintln!(
+                "usage: probe syscalls|rules|foreign-abi|status|write P..|read P..|fill P|memory N|fork N|exit N|sleep|stubborn"
+            );
             return ExitCode::from(2);
         }
     }
@@ -224,7 +226,8 @@ fn status() -> String {
             let _ = write!(out, "{}{}:{}", comma(&out), quote(point), quote(&format!("{kind} {options}")));
         }
     }
-    let environment = list(std::env::vars_os().map(|(key, value)| quote(&format!("{}={}", key.display(), value.display()))));
+    let environment =
+        list(std::env::vars_os().map(|(key, value)| quote(&format!("{}={}", key.display(), value.display()))));
     let open = list(descriptors.iter().map(|(number, target)| quote(&format!("{number} {target}"))));
     let cwd = std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default();
     let oom = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();

@@ -67,7 +67,9 @@ fn row(name: &str, value: &str, note: &str) {
 }
 
 fn start_reporter(node: &Node) -> Result<bool> {
-    let Some(binary) = env::var_os("CURB_REPORTER").filter(|_| config::under_test() == "curb") else { return Ok(false) };
+    let Some(binary) = env::var_os("CURB_REPORTER").filter(|_| config::under_test() == "curb") else {
+        return Ok(false);
+    };
     std::fs::create_dir_all(node.path("/run/curb"))?;
     node.spawn("reporter", &[&binary.to_string_lossy()])?;
     Ok(true)
@@ -138,7 +140,9 @@ async fn kernel_view(node: &Node, agent: &Container<'_>) -> Result<()> {
 
 async fn file_system(probe: &Container<'_>) -> Result<()> {
     title("Writing, from inside");
-    let output = probe.exec(["/probe", "write", "/", "/etc", "/agent", "/agent/secrets", "/agent/runtime", "/agent/logs"]).await?;
+    let output = probe
+        .exec(["/probe", "write", "/", "/etc", "/agent", "/agent/secrets", "/agent/runtime", "/agent/logs"])
+        .await?;
     let tried: Value = serde_json::from_str(&output.stdout)?;
     for (path, errno) in tried.as_object().unwrap() {
         row(path, &errno_name(errno.as_i64().unwrap_or(-1)), "");
@@ -165,9 +169,24 @@ async fn system_calls(probe: &Container<'_>) -> Result<()> {
 }
 
 fn errno_name(errno: i64) -> String {
-    let known = [(0, "allowed"), (1, "EPERM"), (2, "ENOENT"), (9, "EBADF"), (13, "EACCES"), (14, "EFAULT"), (22, "EINVAL"),
-        (30, "EROFS"), (38, "ENOSYS"), (3, "ESRCH"), (95, "EOPNOTSUPP"), (7, "E2BIG")];
-    known.iter().find(|(number, _)| *number == errno).map_or_else(|| format!("errno {errno}"), |(_, name)| (*name).to_owned())
+    let known = [
+        (0, "allowed"),
+        (1, "EPERM"),
+        (2, "ENOENT"),
+        (9, "EBADF"),
+        (13, "EACCES"),
+        (14, "EFAULT"),
+        (22, "EINVAL"),
+        (30, "EROFS"),
+        (38, "ENOSYS"),
+        (3, "ESRCH"),
+        (95, "EOPNOTSUPP"),
+        (7, "E2BIG"),
+    ];
+    known
+        .iter()
+        .find(|(number, _)| *number == errno)
+        .map_or_else(|| format!("errno {errno}"), |(_, name)| (*name).to_owned())
 }
 
 async fn refusal(pod: &Pod<'_>) -> Result<()> {
@@ -201,7 +220,12 @@ fn told(agent: &Agent) {
     let limits = |limits: &Option<Limits>| {
         limits.as_ref().map_or_else(
             || "-".to_owned(),
-            |it| format!("memory {:?}, cpu {:?}/{:?}, pids {:?}", it.memory_bytes, it.cpu_quota_us, it.cpu_period_us, it.pids),
+            |it| {
+                format!(
+                    "memory {:?}, cpu {:?}/{:?}, pids {:?}",
+                    it.memory_bytes, it.cpu_quota_us, it.cpu_period_us, it.pids
+                )
+            },
         )
     };
     row("limits enforced", &limits(&agent.limits_enforced).replace("Some(", "").replace(')', ""), "");

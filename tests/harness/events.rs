@@ -12,8 +12,8 @@ use tonic::metadata::MetadataValue;
 
 use crate::api::events::events_client::EventsClient;
 use crate::api::events::{
-    Envelope, PublishRequest, SubscribeRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused,
-    TaskResumed, TaskStart,
+    Envelope, PublishRequest, SubscribeRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit,
+    TaskOom, TaskPaused, TaskResumed, TaskStart,
 };
 use crate::{Node, Result};
 

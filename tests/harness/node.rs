@@ -300,9 +300,15 @@ impl Node {
                 left.push(format!("mount {point}"));
             }
         }
-        for dir in ["/run/containerd/s", "/run/netns", "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
-            "/run/curb/k8s.io", "/run/curb/default", "/run/containerd/runc/k8s.io", "/run/containerd/runc/default"]
-        {
+        for dir in [
+            "/run/containerd/s",
+            "/run/netns",
+            "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+            "/run/curb/k8s.io",
+            "/run/curb/default",
+            "/run/containerd/runc/k8s.io",
+            "/run/containerd/runc/default",
+        ] {
             for entry in fs::read_dir(self.path(dir)).into_iter().flatten().flatten() {
                 left.push(format!("file {dir}/{}", entry.file_name().display()));
             }

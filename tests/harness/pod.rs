@@ -1,11 +1,12 @@
 //! Pods and containers over CRI, made as a kubelet makes them.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::api::cri::{
     Capability, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats, ContainerStatsRequest,
-    ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec, Int64Value,
-    KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec, Int64Value, KeyValue,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
     PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile,
     StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
@@ -106,8 +107,7 @@ impl<'n> PodBuilder<'n> {
 
     /// RunPodSandbox.
     pub async fn run(self) -> Result<Pod<'n>> {
-        let request =
-            RunPodSandboxRequest { config: Some(self.config.clone()), runtime_handler: self.runtime.clone() };
+        let request = RunPodSandboxRequest { config: Some(self.config.clone()), runtime_handler: self.runtime.clone() };
         let answer = self.node.cri().await?.run_pod_sandbox(request).await.map_err(message)?;
         Ok(Pod { node: self.node, id: answer.into_inner().pod_sandbox_id, config: self.config })
     }
@@ -151,9 +151,14 @@ impl<'n> Pod<'n> {
         ContainerBuilder { pod: self, config }
     }
 
+    /// Where a container of this pod has its log, for this process.
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.node.path(format!("{}/{name}.log", self.config.log_directory))
+    }
+
     /// What a container of this pod wrote, in CRI's log format.
     pub fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.node.path(format!("{}/{name}.log", self.config.log_directory))).unwrap_or_default()
+        std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
     /// The pod's address.

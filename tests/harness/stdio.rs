@@ -72,7 +72,8 @@ impl Stdio {
     /// Writes to standard input; the shim must have the FIFO open.
     pub fn write(&self, text: &str) -> Result<()> {
         // Non-blocking, so that a shim that does not read is an error instead of a hang.
-        let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.outside.join("stdin"))?;
+        let mut file =
+            OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.outside.join("stdin"))?;
         file.write_all(text.as_bytes())?;
         Ok(())
     }
@@ -95,7 +96,8 @@ impl Stdio {
 
     /// Whether the shim has closed its ends, waiting up to ten seconds for it.
     pub async fn closed(&self) -> bool {
-        let finished = || self.stdout.thread.is_finished() && self.stderr.as_ref().is_none_or(|it| it.thread.is_finished());
+        let finished =
+            || self.stdout.thread.is_finished() && self.stderr.as_ref().is_none_or(|it| it.thread.is_finished());
         self.patiently(finished).await
     }
 

@@ -154,7 +154,8 @@ impl<'n> TaskBuilder<'n> {
             format!("upperdir={}", upper.display()),
             format!("workdir={}", work.display()),
         ];
-        let rootfs = Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), options, ..Default::default() };
+        let rootfs =
+            Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), options, ..Default::default() };
         let (stdio, [stdin, stdout, stderr]) = match self.stdio {
             Some(urls) => (None, urls),
             None => {
