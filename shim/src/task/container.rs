@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::timeout;
 
+use super::hooks::LateHooks;
 use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
@@ -49,6 +50,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// What containerd asked of the shim itself.
     pub options: Options,
+    /// Hooks still to run.
+    pub(super) hooks: Option<Box<LateHooks>>,
     /// Whether the kernel ends every other process with init.
     pub private_pids: bool,
     /// Its first process.
@@ -208,6 +211,9 @@ impl Container {
         self.init.set_status(Status::Running);
         self.note(|report| report.started(view));
         let pid = self.init.pid();
+        if let Some(hooks) = &self.hooks {
+            hooks.started(pod, pid).await;
+        }
         pod.events.publish(
             topics::TASK_START_EVENT_TOPIC,
             &TaskStart { container_id: self.id.clone(), pid: pid.unsigned_abs(), ..Default::default() },
@@ -305,6 +311,9 @@ impl Pod {
             exec.process.close_stdio().await;
         }
         container.init.close_stdio().await;
+        if let Some(hooks) = &container.hooks {
+            hooks.stopped(self).await;
+        }
         crate::leftovers::remove_container(&self.namespace, &container.id, &container.cgroup, &container.rootfs)
             .await
             .map_err(|error| TaskError::failed("delete the container", &error))?;

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::container::Container;
+use super::hooks::LateHooks;
 use super::options;
 use super::pod::Pod;
 use super::process::Process;
@@ -201,6 +202,7 @@ impl Pod {
             cgroup,
             filters: created.filter_count,
             options,
+            hooks: LateHooks::of(hardened.spec(), &request.id, bundle),
             private_pids: has_private_pids(hardened.spec()),
             init,
             execs: Mutex::default(),

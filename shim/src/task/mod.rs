@@ -8,6 +8,7 @@
 mod container;
 mod create;
 mod exec;
+mod hooks;
 mod options;
 mod pod;
 mod process;
