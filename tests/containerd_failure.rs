@@ -50,11 +50,12 @@ async fn pods_survive_a_restart_of_containerd() -> Result<()> {
     let pod = node.pod("restart").run().await?;
     let exited = pod.container("exited").shell("exit 5").start().await?;
     exited.wait_exit().await?;
-    let leaves = pod.container("leaves").shell("while ! test -e /tmp/go; do sleep 0.05; done; exit 8").start().await?;
+    let leaves =
+        pod.container("leaves").shell("while ! test -e /agent/runtime/go; do sleep 0.05; done; exit 8").start().await?;
     let running = pod.container("running").shell("while :; do echo alive; sleep 0.1; done").start().await?;
     node.stop_containerd(Signal::SIGKILL).await?;
     node.start_containerd().await?;
-    leaves.exec(["touch", "/tmp/go"]).await?;
+    leaves.exec(["touch", "/agent/runtime/go"]).await?;
     assert_eq!(leaves.wait_exit().await?.exit_code, 8);
     assert_eq!(exited.status().await?.exit_code, 5);
     assert_eq!(running.status().await?.state(), ContainerState::ContainerRunning);

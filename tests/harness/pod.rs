@@ -239,6 +239,17 @@ impl<'p, 'n> ContainerBuilder<'p, 'n> {
         self
     }
 
+    /// All capabilities dropped but this one, named without the prefix `CAP_`.
+    pub fn only_capability(mut self, name: &str) -> Self {
+        let capabilities = Capability {
+            add_capabilities: vec![name.to_owned()],
+            drop_capabilities: vec!["ALL".to_owned()],
+            ..Default::default()
+        };
+        self.security().capabilities = Some(capabilities);
+        self
+    }
+
     /// No seccomp profile of the pod's own.
     pub fn seccomp_unconfined(mut self) -> Self {
         let profile = SecurityProfile { profile_type: ProfileType::Unconfined.into(), ..Default::default() };
