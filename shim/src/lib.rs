@@ -27,7 +27,9 @@ pub mod rootfs;
 pub mod stdio;
 
 pub mod cgroup;
+pub mod children;
 pub mod events;
+pub mod leftovers;
 pub mod record;
 
 pub mod error;

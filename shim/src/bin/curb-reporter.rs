@@ -1,2 +1,5 @@
-//! Shim.
-fn main(){}
+//! The node reporter; see [`curb::reporter`].
+
+fn main() -> std::process::ExitCode {
+    curb::reporter::main()
+}

@@ -1,1 +1,410 @@
-//! To be written.
+//! The cgroups of one container, from its creation to its removal.
+//!
+//! libcontainer creates them and writes the spec's limits once. All that follows is here: reading the limits back, changing
+//! them, statistics, OOM, freezing, killing and removal. Only cgroupfs is spoken; the systemd driver is named, not used.
+
+mod dir;
+mod freeze;
+mod kill;
+mod limits;
+mod mounts;
+mod oom;
+mod path;
+mod settings;
+mod stats;
+mod stats_v1;
+mod stats_v2;
+mod v1;
+mod v2;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use limits::Limits;
+pub use oom::OomWatch;
+pub use path::{CgroupsPath, PathError, expand_slice};
+
+use dir::{Dir, Step, is_gone};
+use mounts::Mount;
+
+/// Which cgroup interface decides about containers on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// One hierarchy per controller; hybrid hosts too.
+    V1,
+    /// One unified hierarchy.
+    V2,
+}
+
+/// What went wrong with a container's cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// It was removed, or never made. containerd's wording.
+    #[error("cgroup does not exist")]
+    NotFound,
+    /// The spec's `cgroupsPath` names no cgroup of a container.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// runc's wording.
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    SystemdNotRunning,
+    /// The path has the form `slice:prefix:name`.
+    #[error("systemd cgroup driver for {0} is not supported yet")]
+    SystemdUnsupported(String),
+    /// `/proc/self/mountinfo` cannot be read, or shows no hierarchy.
+    #[error("find cgroup hierarchies")]
+    Mounts(#[source] io::Error),
+    /// A controller that is needed is not mounted.
+    #[error("cgroup controller {0} is not mounted")]
+    NoController(&'static str),
+    /// A cgroup's directory or file failed; the source is the kernel's answer.
+    #[error("{step} {path}")]
+    Io {
+        /// What was tried: `open`, `read`, `remove`.
+        step: &'static str,
+        /// The file or directory.
+        path: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a value.
+    #[error("write {value:?} to {path}")]
+    Write {
+        /// The file.
+        path: String,
+        /// The value refused.
+        value: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A limit asked for makes no sense.
+    #[error("invalid resources: {0}")]
+    Invalid(String),
+    /// The kernel holds another limit than the one asked for.
+    #[error("{file}: asked for {asked}, kernel has {found}")]
+    Mismatch {
+        /// The file that was read back.
+        file: String,
+        /// The value asked for.
+        asked: String,
+        /// What the kernel says, or why it cannot.
+        found: String,
+    },
+    /// A cgroup that must be unused holds processes. runc's wording.
+    #[error("container's cgroup is not empty: {0} process(es) found")]
+    NotEmpty(usize),
+    /// A cgroup that must be unused is frozen. runc's wording.
+    #[error("container's cgroup unexpectedly frozen")]
+    Frozen,
+    /// The kernel did not freeze or thaw in time.
+    #[error("{path} did not become {state} within {after:?}")]
+    Freezer {
+        /// The file that tells the state.
+        path: String,
+        /// The state waited for.
+        state: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// Processes outlived SIGKILL, in uninterruptible sleep most likely.
+    #[error("{count} process(es) of cgroup {path} still alive {after:?} after SIGKILL")]
+    Alive {
+        /// The cgroup.
+        path: String,
+        /// How many are left.
+        count: usize,
+        /// How long they were given.
+        after: Duration,
+    },
+}
+
+impl CgroupError {
+    /// True when the cgroup is gone: NOT_FOUND towards containerd.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound)
+    }
+}
+
+/// The interface that decides about containers on this host: V1 on a hybrid host.
+pub fn host_version() -> Result<Version, CgroupError> {
+    mounts::host().map(|(version, _)| version).map_err(CgroupError::Mounts)
+}
+
+/// True when the kernel can limit swap here: asking for a swap limit where it cannot fails the container, as in runc.
+pub fn swap_limit() -> bool {
+    match mounts::host() {
+        Ok((Version::V1, mounts)) => mounts
+            .iter()
+            .filter(|mount| mount.controllers.iter().any(|name| name == "memory"))
+            .any(|mount| Dir::open(&mount.point, "/").is_ok_and(|dir| dir.has(v1::MEMSW))),
+        // The root has no such file, every cgroup below it with the memory controller has.
+        Ok((Version::V2, mounts)) => mounts.iter().any(|mount| {
+            let mut found = false;
+            let looked =
+                Dir::open(&mount.point, "/").and_then(|dir| dir.each_child(&mut |dir| found |= dir.has(v2::SWAP)));
+            looked.is_ok() && found
+        }),
+        Err(_) => false,
+    }
+}
+
+/// The cgroup of one container: a directory below each v1 hierarchy, or one below the unified hierarchy.
+///
+/// Holds names only, so it stays valid while the cgroup comes and goes; each call opens what it needs.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    version: Version,
+    path: String,
+    mounts: Vec<Mount>,
+}
+
+impl Cgroup {
+    /// The cgroup that a spec's `cgroupsPath` names for container `id`; see [`CgroupsPath::parse`].
+    /// Touches nothing: the cgroup need not exist.
+    pub fn of(cgroups_path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
+        let named = CgroupsPath::parse(cgroups_path, id)?;
+        let path = named.cgroup()?;
+        if matches!(named, CgroupsPath::Systemd { .. }) {
+            return Err(match path::systemd_is_running() {
+                true => CgroupError::SystemdUnsupported(path),
+                false => CgroupError::SystemdNotRunning,
+            });
+        }
+        let (version, mounts) = mounts::host().map_err(CgroupError::Mounts)?;
+        Ok(Self { version, path, mounts })
+    }
+
+    /// The interface this cgroup is used through.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The absolute path below each hierarchy: what a normalised spec says as `cgroupsPath`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The directory in the hierarchy of `controller` (ignored for v2), for reports.
+    pub fn directory(&self, controller: &str) -> Option<PathBuf> {
+        Some(self.mount(controller)?.point.join(self.path.trim_start_matches('/')))
+    }
+
+    /// True while any of its directories exists.
+    pub fn exists(&self) -> bool {
+        self.mounts.iter().any(|mount| Dir::open(&mount.point, &self.path).is_ok())
+    }
+
+    /// Refuses a cgroup that somebody uses: runc's checks before it creates a container in it.
+    /// Without them a pod could name `/system.slice` and have the host killed at its end.
+    pub fn check_unused(&self) -> Result<(), CgroupError> {
+        match self.all_pids() {
+            Ok(pids) if !pids.is_empty() => return Err(CgroupError::NotEmpty(pids.len())),
+            Ok(_) | Err(CgroupError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        if self.is_frozen()? { Err(CgroupError::Frozen) } else { Ok(()) }
+    }
+
+    /// Every process in the cgroup and those nested in it, each once, in no order.
+    pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
+        // The hierarchy runc asks, so that both count the same processes; the others when it is not mounted.
+        let mount = ["devices", "pids", "freezer", "memory"].iter().find_map(|controller| self.mount(controller));
+        let mut pids = Vec::new();
+        self.collect(mount.ok_or(CgroupError::NoController("devices"))?, &mut pids)?;
+        Ok(unique(pids))
+    }
+
+    /// As [`Cgroup::pids`], over every hierarchy: a process that left one of them must still be found to be killed.
+    fn all_pids(&self) -> Result<Vec<i32>, CgroupError> {
+        let mut pids = Vec::new();
+        let mut found = false;
+        for mount in &self.mounts {
+            match self.collect(mount, &mut pids) {
+                Ok(()) => found = true,
+                Err(CgroupError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found { Ok(unique(pids)) } else { Err(CgroupError::NotFound) }
+    }
+
+    fn collect(&self, mount: &Mount, pids: &mut Vec<i32>) -> Result<(), CgroupError> {
+        let dir = self.open_at(mount)?;
+        let walked = dir.walk(&mut |step| {
+            let Step::Enter(dir) = step else { return Ok(()) };
+            match dir.read("cgroup.procs") {
+                // 0 stands for a process outside our pid namespace.
+                Ok(text) => {
+                    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0))
+                }
+                Err(error) if is_gone(&error) => {}
+                // A threaded cgroup: its domain's root lists the processes (cgroups(7)).
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        });
+        walked.map_err(|source| self.io("read", mount, "cgroup.procs", source))
+    }
+
+    /// True when `pid` is in this cgroup or one nested in it, in any hierarchy.
+    pub fn contains(&self, pid: i32) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| self.listed_in(&text))
+    }
+
+    fn listed_in(&self, proc_cgroup: &str) -> bool {
+        proc_cgroup.lines().any(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
+            let mount = self.mounts.iter().find(|mount| match self.version {
+                Version::V1 => controllers.split(',').any(|name| mount.controllers.iter().any(|known| known == name)),
+                Version::V2 => controllers.is_empty(),
+            });
+            mount.is_some_and(|mount| {
+                let own = format!("{}{}", mount.root.trim_end_matches('/'), self.path);
+                path.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+        })
+    }
+
+    /// Moves process `pid` (0 for the caller) into the cgroup.
+    ///
+    /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
+    /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
+    pub fn join(&self, pid: i32, init: Option<i32>) -> Result<(), CgroupError> {
+        for mount in self.joinable() {
+            let joined = self.open_at(mount).and_then(|dir| {
+                let written = dir.write("cgroup.procs", &pid.to_string());
+                written.map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
+            });
+            match joined {
+                Err(_) if self.version == Version::V2 => self.join_init(mount, pid, init).ok_or(()).or(joined)?,
+                joined => joined?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
+    /// All must be written; one that is missing means that the cgroup is gone.
+    pub fn procs_files(&self) -> Vec<PathBuf> {
+        self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect()
+    }
+
+    /// The hierarchies a process of the container must be in. libcontainer makes no directory for some: where there is none,
+    /// there is nothing to join.
+    fn joinable(&self) -> impl Iterator<Item = &Mount> {
+        const OPTIONAL: [&str; 3] = ["name=systemd", "rdma", "misc"];
+        self.mounts.iter().filter(|mount| {
+            let optional = mount.controllers.iter().any(|name| OPTIONAL.contains(&name.as_str()));
+            !optional || Dir::open(&mount.point, &self.path).is_ok()
+        })
+    }
+
+    fn join_init(&self, mount: &Mount, pid: i32, init: Option<i32>) -> Option<()> {
+        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init?)).ok()?;
+        let path = text.lines().find(|line| self.listed_in(line))?.strip_prefix("0::")?;
+        let inner = path.strip_prefix(mount.root.trim_end_matches('/'))?;
+        Dir::open(&mount.point, inner).ok()?.write("cgroup.procs", &pid.to_string()).ok()
+    }
+
+    /// Removes the cgroup and all nested in it, in every hierarchy. One that is gone is removed.
+    pub async fn remove(&self) -> Result<(), CgroupError> {
+        // No event tells that rmdir(2) would work: a killed process leaves its cgroup late in its exit. About 1 s in all, as runc.
+        let mut delay = Duration::from_millis(1);
+        loop {
+            let Err(error) = self.remove_once() else { return Ok(()) };
+            let busy = matches!(&error, CgroupError::Io { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
+            if !busy || delay > Duration::from_millis(512) {
+                return Err(error);
+            }
+            tokio::time::sleep(delay).await;
+            delay *= 2;
+        }
+    }
+
+    fn remove_once(&self) -> Result<(), CgroupError> {
+        let mut first_error = Ok(());
+        for mount in &self.mounts {
+            let removed = self.remove_at(mount).map_err(|source| self.io("remove", mount, "", source));
+            first_error = first_error.and(removed);
+        }
+        first_error
+    }
+
+    fn remove_at(&self, mount: &Mount) -> io::Result<()> {
+        let (parent, name) = self.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let name = std::ffi::CString::new(name)?;
+        let gone = |error: io::Error| if is_gone(&error) { Ok(()) } else { Err(error) };
+        match Dir::open(&mount.point, &self.path) {
+            Ok(dir) => dir.walk(&mut |step| match step {
+                Step::Leave { parent, name } => parent.rmdir(name),
+                Step::Enter(_) => Ok(()),
+            })?,
+            Err(error) => return gone(error),
+        }
+        match Dir::open(&mount.point, parent) {
+            Ok(parent) => parent.rmdir(&name),
+            Err(error) => gone(error),
+        }
+    }
+
+    fn mount(&self, controller: &str) -> Option<&Mount> {
+        match self.version {
+            Version::V1 => self.mounts.iter().find(|mount| mount.controllers.iter().any(|name| name == controller)),
+            Version::V2 => self.mounts.first(),
+        }
+    }
+
+    fn open(&self, controller: &'static str) -> Result<Dir, CgroupError> {
+        self.open_at(self.mount(controller).ok_or(CgroupError::NoController(controller))?)
+    }
+
+    fn open_at(&self, mount: &Mount) -> Result<Dir, CgroupError> {
+        Dir::open(&mount.point, &self.path).map_err(|source| self.io("open", mount, "", source))
+    }
+
+    /// The file's name in messages.
+    fn file(&self, mount: &Mount, file: &str) -> String {
+        let path = mount.point.join(self.path.trim_start_matches('/'));
+        if file.is_empty() { path.display().to_string() } else { path.join(file).display().to_string() }
+    }
+
+    fn io(&self, step: &'static str, mount: &Mount, file: &str, source: io::Error) -> CgroupError {
+        // A missing file in a cgroup that is there is another thing than a missing cgroup.
+        let gone = is_gone(&source) && (file.is_empty() || Dir::open(&mount.point, &self.path).is_err());
+        if gone { CgroupError::NotFound } else { CgroupError::Io { step, path: self.file(mount, file), source } }
+    }
+
+    fn unwritten(&self, mount: &Mount, file: &str, value: &str, source: io::Error) -> CgroupError {
+        match is_gone(&source) && Dir::open(&mount.point, &self.path).is_err() {
+            true => CgroupError::NotFound,
+            false => CgroupError::Write { path: self.file(mount, file), value: value.to_owned(), source },
+        }
+    }
+
+    /// A cgroup on a directory that stands for the hierarchies.
+    #[cfg(test)]
+    fn at(version: Version, point: &std::path::Path, controllers: &[&str], path: &str) -> Self {
+        let mount = |names: Vec<String>, point: PathBuf| Mount { controllers: names, point, root: "/".to_owned() };
+        let mounts = match version {
+            Version::V1 => controllers.iter().map(|name| mount(vec![(*name).to_owned()], point.join(name))).collect(),
+            Version::V2 => vec![mount(Vec::new(), point.to_owned())],
+        };
+        Self { version, path: path.to_owned(), mounts }
+    }
+}
+
+fn unique(mut pids: Vec<i32>) -> Vec<i32> {
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

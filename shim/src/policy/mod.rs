@@ -1,2 +1,198 @@
-//! To be written.
+//! All policy: one pure function from a spec to a verdict. No I/O, no `unsafe`, nothing of ours imported.
+//!
+//! A spec changes type at each gate and the constructors are private, so no process can start from a spec that was
+//! not judged: [`admit`] (`Spec` to [`Admitted`], or every denial at once), [`Admitted::harden`] (to [`Hardened`]).
+//! A process that joins a running container passes [`admit_exec`], a change of its limits [`harden_update`]; both
+//! need only the small [`ContainerFloor`], so the daemon keeps no spec.
+//!
+//! The rules are a table in [`floor`].
 #![forbid(unsafe_code)]
+
+mod admit;
+pub mod floor;
+mod harden;
+mod limits;
+mod process;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+pub use admit::{Admitted, admit};
+pub use limits::harden_update;
+pub use process::{HardenedProcess, admit_exec};
+pub use verdict::{Change, Denial, Denied};
+
+/// The annotation in which CRI says what a container is to its pod (containerd `pkg/cri/annotations`).
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+
+/// What a verdict does.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Refuse what the floor refuses and amend the rest.
+    #[default]
+    Enforce,
+    /// Judge and record, change nothing. Only a spec that no runtime could run is still refused.
+    Audit,
+}
+
+/// The node's switches, as read from its configuration.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Settings {
+    /// Whether verdicts are applied or only recorded.
+    pub mode: Mode,
+    /// The limits of a container.
+    pub limits: LimitSettings,
+}
+
+/// What a container gets when its spec asks for nothing, and the most it can ask for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LimitSettings {
+    /// Given to a container whose spec has no limit of its own. Not above `max`.
+    pub default: Limits,
+    /// What any limit is clamped to.
+    pub max: Limits,
+    /// The size in bytes of each tmpfs the floor gives an agent to write in.
+    pub agent_tmpfs: u64,
+}
+
+/// One set of cgroup limits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// CPU time in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory in bytes. Swap is never beyond it.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            default: Limits {
+                cpu_millis: 1000,
+                memory: 512 * MIB,
+                pids: 512,
+            },
+            max: Limits {
+                cpu_millis: 2000,
+                memory: 4096 * MIB,
+                pids: 1024,
+            },
+            agent_tmpfs: 64 * MIB,
+        }
+    }
+}
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The container that holds the pod's namespaces (pause).
+    Sandbox,
+    /// A container of the pod's author, and whatever CRI did not make.
+    Container,
+}
+
+impl Role {
+    /// Reads the role from CRI's annotation. Anything but an explicit sandbox is judged as a container, the
+    /// stricter role.
+    pub fn of(spec: &Spec) -> Self {
+        let kind = spec
+            .annotations()
+            .as_ref()
+            .and_then(|a| a.get(CONTAINER_TYPE));
+        match kind.map(String::as_str) {
+            Some("sandbox") => Self::Sandbox,
+            _ => Self::Container,
+        }
+    }
+}
+
+/// What the policy must know of the node and cannot read from a spec. It has no default: who admits a spec has looked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// The kinds of namespace that the spec joins by `path` and whose path names the node's own. A path that could
+    /// not be examined belongs in this list.
+    pub host_namespaces_joined: Vec<LinuxNamespaceType>,
+    /// Whether the node can limit swap: cgroup v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. Where it
+    /// cannot, asking for a swap limit would fail every container.
+    pub swap_limit: bool,
+}
+
+/// An admitted spec with the floor applied: the only thing from which a container may be created.
+///
+/// In [`Mode::Audit`] the spec is the one that was judged, and the changes are those that would have been made.
+#[derive(Clone, Debug)]
+pub struct Hardened {
+    spec: Spec,
+    changes: Vec<Change>,
+    denials: Vec<Denial>,
+    floor: ContainerFloor,
+}
+
+impl Hardened {
+    /// The spec to run.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Gives up the spec, to whoever stages it for the launch.
+    pub fn into_spec(self) -> Spec {
+        self.spec
+    }
+
+    /// What was changed to meet the floor.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// What would have been refused. Empty unless the mode is audit.
+    pub fn denials(&self) -> &[Denial] {
+        &self.denials
+    }
+
+    /// What the container is to its pod.
+    pub fn role(&self) -> Role {
+        self.floor.role
+    }
+
+    /// The mode the spec was judged in.
+    pub fn mode(&self) -> Mode {
+        self.floor.mode
+    }
+
+    /// What must outlive the spec: enough to judge an exec and an update.
+    pub fn floor(&self) -> ContainerFloor {
+        self.floor
+    }
+}
+
+/// The part of a verdict that stays with a running container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ContainerFloor {
+    role: Role,
+    mode: Mode,
+    /// Whether uid 0 in the container is not uid 0 on the node, or the container is the sandbox.
+    root_allowed: bool,
+    max: Limits,
+    swap_limit: bool,
+}
+
+impl ContainerFloor {
+    /// What the container is to its pod.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The mode the container was admitted in.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+}

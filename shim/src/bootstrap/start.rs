@@ -1,0 +1,225 @@
+//! `start`: find the pod's daemon or spawn it, and print where it listens.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::args::Invocation;
+use super::params::{self, MAX_INPUT, Params};
+use super::{VerbError, peer};
+
+/// Annotations that name the group a container's shim serves, the first present wins; the order is the runc shim's.
+const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+/// File in which containerd 1.7 looks for the shim's address after a restart.
+const ADDRESS_FILE: &str = "address";
+
+/// Environment variable through which containerd asks for core scheduling (`SCHED_CORE` in its shim environment).
+const SCHED_CORE: &str = "SCHED_CORE";
+
+/// Environment variable that carries the address events go to, unless the bootstrap message does.
+pub const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+
+/// Makes sure the daemon of the container's group listens; returns the reply for containerd.
+pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
+    let mut input = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_INPUT)
+        .read_to_end(&mut input)
+        .map_err(VerbError::io("read the bootstrap message from standard input"))?;
+    let params = params::decode(&input, &invocation.id, &invocation.namespace)?;
+    let bundle = std::env::current_dir().map_err(VerbError::io("find the bundle, which is the working directory"))?;
+    let group = group(&bundle, &invocation.id)?;
+    let socket = socket_path(&params.socket_dir, &invocation.address, &invocation.namespace, &group);
+    let address = format!("unix://{}", socket.display());
+    let version = if params.structured { 3 } else { peer::task_version(Path::new(&invocation.publish_binary)) };
+
+    if let Some(listener) = listen(&socket)? {
+        spawn(invocation, &params, &bundle, &group, &socket, listener).inspect_err(|_| {
+            let _ = fs::remove_file(&socket);
+        })?;
+    }
+    fs::write(bundle.join(ADDRESS_FILE), &address).map_err(VerbError::io("write the bundle's address file"))?;
+    Ok(params::reply(&address, params.structured, version)?)
+}
+
+/// The group `id` belongs to, by the annotations of the bundle's spec.
+fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        #[serde(default)]
+        annotations: Option<HashMap<String, String>>,
+    }
+    let spec = match File::open(bundle.join("config.json")) {
+        Ok(spec) => spec,
+        // A bundle made for the sandbox API has no spec.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
+        Err(error) => return Err(VerbError::Io { step: "open the bundle's config.json", source: error }),
+    };
+    let mut text = Vec::new();
+    spec.take(crate::facts::MAX_SPEC)
+        .read_to_end(&mut text)
+        .map_err(VerbError::io("read the bundle's config.json"))?;
+    let spec: Annotated = serde_json::from_slice(&text)
+        .map_err(|error| VerbError::Refused(format!("the bundle's config.json is malformed: {error}")))?;
+    let annotations = spec.annotations.unwrap_or_default();
+    let group = GROUP_ANNOTATIONS.iter().find_map(|name| annotations.get(*name));
+    match group {
+        Some(group) if super::args::is_identifier(group) => Ok(group.clone()),
+        Some(group) => Err(VerbError::Refused(format!("the spec's group {group:?} is not a valid containerd identifier"))),
+        None => Ok(id.to_owned()),
+    }
+}
+
+/// The address containerd and its tests compute for a group: the sha256 of address, namespace and group.
+pub fn socket_path(dir: &Path, address: &str, namespace: &str, group: &str) -> PathBuf {
+    let name = Sha256::digest(PathBuf::from(address).join(namespace).join(group).as_os_str().as_encoded_bytes());
+    let mut hex = String::with_capacity(64);
+    for byte in name {
+        hex.push_str(&format!("{byte:02x}"));
+    }
+    dir.join(hex)
+}
+
+/// A listener at `socket`, or `None` if the group's daemon already accepts connections there.
+fn listen(socket: &Path) -> Result<Option<UnixListener>, VerbError> {
+    if let Some(dir) = socket.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(VerbError::io("make the socket directory"))?;
+    }
+    // Nobody may connect between bind and chmod: the mask makes the socket 0600 from the first instant.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = match UnixListener::bind(socket) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            if UnixStream::connect(socket).is_ok() {
+                nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+                return Ok(None);
+            }
+            fs::remove_file(socket).map_err(VerbError::io("remove a dead daemon's socket"))?;
+            UnixListener::bind(socket)
+        }
+        bound => bound,
+    };
+    let listener = bound.map_err(VerbError::io("listen on the shim's socket"))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(VerbError::io("restrict the shim's socket"))?;
+    Ok(Some(listener))
+}
+
+/// Spawns the daemon with the listening socket as its standard input.
+///
+/// Nothing else is inherited: containerd reads our output until every holder of those pipes is gone, and its environment
+/// (proxies, `NOTIFY_SOCKET`, `LISTEN_FDS`) must reach neither the daemon nor a container.
+fn spawn(
+    invocation: &Invocation,
+    params: &Params,
+    bundle: &Path,
+    group: &str,
+    socket: &Path,
+    listener: UnixListener,
+) -> Result<(), VerbError> {
+    raise_oom_score()?;
+    if std::env::var_os(SCHED_CORE).is_some_and(|value| !value.is_empty()) {
+        create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
+            .map_err(|errno| VerbError::Io { step: "set a core scheduling cookie", source: errno.into() })?;
+    }
+    let program = std::env::current_exe().map_err(VerbError::io("find the shim's own binary"))?;
+    let mut command = Command::new(program);
+    command
+        .args(["-namespace", &invocation.namespace, "-id", group, "-address", &invocation.address])
+        .args(["-publish-binary", &invocation.publish_binary])
+        .arg("-bundle")
+        .arg(bundle)
+        .arg("-socket")
+        .arg(socket)
+        .env_clear()
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if invocation.debug || params.debug {
+        command.arg("-debug");
+    }
+    let ttrpc = params.ttrpc_address.clone().map(Into::into).or_else(|| std::env::var_os(TTRPC_ADDRESS));
+    if let Some(address) = ttrpc {
+        command.env(TTRPC_ADDRESS, address);
+    }
+    command.spawn().map_err(VerbError::io("spawn the pod's daemon"))?;
+    Ok(())
+}
+
+/// Makes the daemon one step likelier to be killed for memory than containerd, so that the node loses a pod first.
+///
+/// Set on ourselves; the daemon inherits it.
+fn raise_oom_score() -> Result<(), VerbError> {
+    const STEP: &str = "raise the shim's oom_score_adj above containerd's";
+    let parent = fs::read_to_string(format!("/proc/{}/oom_score_adj", nix::unistd::getppid())).map_err(VerbError::io(STEP))?;
+    let score: i32 = parent.trim().parse().map_err(|_| VerbError::Refused(format!("{STEP}: {parent:?} is no score")))?;
+    fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open("/proc/self/oom_score_adj")
+        .and_then(|mut file| std::io::Write::write_all(&mut file, (score + 1).min(1000).to_string().as_bytes()))
+        .map_err(VerbError::io(STEP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_name_is_the_hash_containerd_computes() {
+        let path = socket_path(Path::new("/run/containerd/s"), "/run/containerd/containerd.sock", "k8s.io", "abc");
+        // sha256 of "/run/containerd/containerd.sock/k8s.io/abc"
+        let want = Sha256::digest(b"/run/containerd/containerd.sock/k8s.io/abc");
+        let hex: String = want.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(path, Path::new("/run/containerd/s").join(hex));
+    }
+
+    #[test]
+    fn a_container_of_a_pod_is_grouped_with_its_sandbox() {
+        let bundle = tempfile::tempdir().expect("tempdir");
+        let write = |text: &str| fs::write(bundle.path().join("config.json"), text).expect("write");
+        assert_eq!(group(bundle.path(), "own").expect("group"), "own");
+        write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#);
+        assert_eq!(group(bundle.path(), "own").expect("group"), "pod");
+        write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#);
+        assert_eq!(group(bundle.path(), "own").expect("group"), "g");
+        write(r#"{"annotations":null}"#);
+        assert_eq!(group(bundle.path(), "own").expect("group"), "own");
+    }
+
+    #[test]
+    fn a_group_that_is_no_identifier_and_a_malformed_spec_are_refused() {
+        let bundle = tempfile::tempdir().expect("tempdir");
+        for text in [r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"../x"}}"#, "{", "[]"] {
+            fs::write(bundle.path().join("config.json"), text).expect("write");
+            assert!(group(bundle.path(), "own").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_joined() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let socket = dir.path().join("s");
+        drop(UnixListener::bind(&socket).expect("bind"));
+        let listener = listen(&socket).expect("listen").expect("a dead socket is replaced");
+        assert_eq!(fs::metadata(&socket).expect("stat").permissions().mode() & 0o777, 0o600);
+        assert!(listen(&socket).expect("listen").is_none());
+        drop(listener);
+    }
+}

@@ -1,0 +1,270 @@
+//! The gate: every reason to refuse a spec, all at once.
+
+use oci_spec::runtime::{
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources,
+    Mount, Spec,
+};
+
+use super::floor::{
+    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, PRIVILEGED,
+    START_CONTAINER_HOOKS,
+};
+use super::verdict::quote;
+use super::{
+    Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process,
+};
+
+/// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
+/// where containerd itself runs without some.
+const ALL_CAPABILITIES: usize = 30;
+
+/// A spec that was judged, and that nothing was held against (or that audit mode lets pass). The next gate is
+/// [`Admitted::harden`].
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    spec: Spec,
+    settings: Settings,
+    denials: Vec<Denial>,
+    floor: ContainerFloor,
+}
+
+/// Judges a spec.
+///
+/// # Errors
+/// Every rule that the spec breaks and that cannot be amended; in audit mode only what no runtime could run.
+pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted, Denied> {
+    let role = Role::of(&spec);
+    let root_allowed = role == Role::Sandbox || user_namespace_maps_root(&spec, facts);
+    let broken = malformed(&spec);
+    let denials = judge(&spec, facts, root_allowed);
+    let refused = match settings.mode {
+        Mode::Enforce => Denied::new(broken.into_iter().chain(denials.iter().cloned()).collect()),
+        Mode::Audit => Denied::new(broken),
+    };
+    if let Some(denied) = refused {
+        return Err(denied);
+    }
+    let floor = ContainerFloor {
+        role,
+        mode: settings.mode,
+        root_allowed,
+        max: settings.limits.max,
+        swap_limit: facts.swap_limit,
+    };
+    Ok(Admitted {
+        spec,
+        settings: *settings,
+        denials,
+        floor,
+    })
+}
+
+impl Admitted {
+    /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
+    pub fn harden(self) -> Hardened {
+        let Self {
+            mut spec,
+            settings,
+            denials,
+            floor,
+        } = self;
+        let mut changes: Vec<Change> = Vec::new();
+        match floor.mode {
+            Mode::Enforce => harden::harden(&mut spec, &floor, &settings.limits, &mut changes),
+            Mode::Audit => {
+                harden::harden(&mut spec.clone(), &floor, &settings.limits, &mut changes)
+            }
+        }
+        Hardened {
+            spec,
+            changes,
+            denials,
+            floor,
+        }
+    }
+}
+
+fn malformed(spec: &Spec) -> Vec<Denial> {
+    let mut denials = match spec.process() {
+        Some(process) => process::malformed(process),
+        None => vec![Denial::new(
+            &INVALID_PROCESS,
+            "process property must not be empty",
+        )],
+    };
+    if spec.root().is_none() {
+        denials.push(Denial::new(
+            &INVALID_SPEC,
+            "root property must not be empty",
+        ));
+    }
+    match spec.linux() {
+        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified_key)),
+        None => denials.push(Denial::new(
+            &INVALID_SPEC,
+            "linux property must not be empty",
+        )),
+    }
+    denials
+}
+
+/// The first key of `unified` that is no plain file name, if any.
+pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
+    let keys = resources.unified().as_ref()?.keys();
+    // The smallest, so that the same spec is always refused in the same words.
+    let bad = keys
+        .filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".")
+        .min()?;
+    Some(Denial::new(
+        &INVALID_UNIFIED,
+        format!("linux.resources.unified has the key {}", quote(bad)),
+    ))
+}
+
+fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
+    let mut denials = Vec::new();
+    if let Some(process) = spec.process() {
+        denials.extend(process::judge(process, root_allowed));
+    }
+    if let Some(linux) = spec.linux() {
+        denials.extend(host_namespaces(linux, facts));
+    }
+    denials.extend(privileged(spec));
+    let hooks = spec
+        .hooks()
+        .as_ref()
+        .and_then(|h| h.start_container().as_ref());
+    if let Some(hook) = hooks.and_then(|h| h.first()) {
+        let path = quote(&hook.path().to_string_lossy());
+        denials.push(Denial::new(
+            &START_CONTAINER_HOOKS,
+            format!("a startContainer hook runs {path}"),
+        ));
+    }
+    denials
+}
+
+/// A container must have its own namespace, or one of its pod's, of each of these kinds. A cgroup namespace is not
+/// among them: CRI asks for none on cgroup v1, and without one a container sees the path of its cgroup and no more.
+fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
+    use LinuxNamespaceType::{Ipc, Mount, Network, Pid, Uts};
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let shared: Vec<&str> = [
+        (Pid, "pid"),
+        (Ipc, "ipc"),
+        (Network, "network"),
+        (Uts, "uts"),
+        (Mount, "mount"),
+    ]
+    .into_iter()
+    .filter(|(kind, _)| {
+        facts.host_namespaces_joined.contains(kind) || !listed.iter().any(|n| n.typ() == *kind)
+    })
+    .map(|(_, name)| name)
+    .collect();
+    if shared.is_empty() {
+        return None;
+    }
+    let plural = if shared.len() == 1 { "" } else { "s" };
+    let found = format!(
+        "pod shares the node's {} namespace{plural}",
+        shared.join(", ")
+    );
+    Some(Denial::new(&HOST_NAMESPACES, found))
+}
+
+/// Whether uid 0 of the container is another uid on the node. Of a namespace that is joined by path this believes
+/// the mapping that the spec states beside it.
+fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
+    let Some(linux) = spec.linux() else {
+        return false;
+    };
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    if facts
+        .host_namespaces_joined
+        .contains(&LinuxNamespaceType::User)
+        || !listed.iter().any(|n| n.typ() == LinuxNamespaceType::User)
+    {
+        return false;
+    }
+    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    let roots: Vec<_> = mappings
+        .iter()
+        .filter(|m| m.container_id() == 0 && m.size() > 0)
+        .collect();
+    !roots.is_empty() && roots.iter().all(|m| m.host_id() != 0)
+}
+
+/// `privileged` is no field of a spec: containerd turns it into the signs looked for here (`oci.WithPrivileged`,
+/// `WithAllDevicesAllowed`). No default spec of CRI or `ctr` shows one.
+fn privileged(spec: &Spec) -> Option<Denial> {
+    let mut signs = Vec::new();
+    let caps = spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.capabilities().as_ref());
+    let bounding = caps.and_then(|c| c.bounding().as_ref());
+    if bounding.is_some_and(|b| b.len() >= ALL_CAPABILITIES && b.contains(&Capability::SysAdmin)) {
+        signs.push("asks for all capabilities");
+    }
+    if let Some(linux) = spec.linux() {
+        let rules = linux
+            .resources()
+            .as_ref()
+            .and_then(|r| r.devices().as_deref())
+            .unwrap_or_default();
+        if all_devices(rules) {
+            signs.push("may open every device");
+        }
+        let unmasked = linux.masked_paths().as_ref().is_none_or(Vec::is_empty);
+        if unmasked && spec.mounts().iter().flatten().any(writable_kernel_mount) {
+            signs.push("has a writable /sys and no masked paths");
+        }
+    }
+    if signs.is_empty() {
+        return None;
+    }
+    Some(Denial::new(
+        &PRIVILEGED,
+        format!("container {}", signs.join(", ")),
+    ))
+}
+
+/// Whether the rules, which apply in order, leave all devices open for reading or writing. The kernel takes a rule of
+/// type `a` as one for everything, whatever numbers stand in it (devices.txt of the cgroup v1 documentation); that
+/// type is what an absent one means.
+fn all_devices(rules: &[LinuxDeviceCgroup]) -> bool {
+    let mut open = false;
+    for rule in rules {
+        let any_number = |n: Option<i64>| n.is_none_or(|n| n < 0);
+        let any = matches!(rule.typ(), None | Some(LinuxDeviceType::A));
+        let access = rule.access().as_deref().unwrap_or_default();
+        if rule.allow() {
+            let wildcard = any_number(rule.major()) && any_number(rule.minor());
+            // Leave to mknod any device, without opening it, is in every runtime's default.
+            open |= any || (wildcard && (access.is_empty() || access.contains(['r', 'w'])));
+        } else if denies_all(rule) {
+            open = false;
+        }
+    }
+    open
+}
+
+/// Whether a rule denies every access to every device.
+pub(super) fn denies_all(rule: &LinuxDeviceCgroup) -> bool {
+    let access = rule.access().as_deref().unwrap_or_default();
+    !rule.allow()
+        && matches!(rule.typ(), None | Some(LinuxDeviceType::A))
+        && rule.major().is_none_or(|n| n < 0)
+        && rule.minor().is_none_or(|n| n < 0)
+        && ['r', 'w', 'm'].iter().all(|a| access.contains(*a))
+}
+
+fn writable_kernel_mount(mount: &Mount) -> bool {
+    let kernel = matches!(mount.typ().as_deref(), Some("sysfs" | "cgroup" | "cgroup2"));
+    let options = mount.options().as_deref().unwrap_or_default();
+    let last = options
+        .iter()
+        .rfind(|o| matches!(o.as_str(), "ro" | "rw" | "rro"));
+    kernel && !matches!(last.map(String::as_str), Some("ro" | "rro"))
+}

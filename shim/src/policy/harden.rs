@@ -1,0 +1,152 @@
+//! The amendments: what a spec is changed to, so that it meets the floor.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Mount, Spec, User};
+
+use super::admit::denies_all;
+use super::floor::{
+    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, READ_ONLY,
+    READ_ONLY_PATHS, READ_ONLY_ROOT, Rule,
+};
+use super::{Change, ContainerFloor, LimitSettings, Role, limits, process};
+
+pub(super) fn harden(
+    spec: &mut Spec,
+    floor: &ContainerFloor,
+    settings: &LimitSettings,
+    changes: &mut Vec<Change>,
+) {
+    if let Some(root) = spec.root_mut()
+        && root.readonly() != Some(true)
+    {
+        root.set_readonly(Some(true));
+        changes.push(Change::new(&READ_ONLY_ROOT, "root.readonly", false, true));
+    }
+    let mut user = None;
+    if let Some(p) = spec.process_mut() {
+        process::harden(p, changes);
+        user = Some(p.user().clone());
+    }
+    if let Some(linux) = spec.linux_mut() {
+        let masked = with(
+            linux.masked_paths().as_deref(),
+            &MASKED,
+            &MASKED_PATHS,
+            changes,
+        );
+        linux.set_masked_paths(Some(masked));
+        let readonly = with(
+            linux.readonly_paths().as_deref(),
+            &READ_ONLY,
+            &READ_ONLY_PATHS,
+            changes,
+        );
+        linux.set_readonly_paths(Some(readonly));
+        let mut resources = linux.resources().clone().unwrap_or_default();
+        deny_devices_first(&mut resources, changes);
+        limits::harden_create(&mut resources, settings, floor.swap_limit, changes);
+        linux.set_resources(Some(resources));
+    }
+    if let (Role::Container, Some(user)) = (floor.role, user) {
+        give_agent_directories(spec, &user, settings.agent_tmpfs, changes);
+    }
+}
+
+/// The paths that were asked for and those of the floor that are missing, the floor's last.
+fn with(
+    asked: Option<&[String]>,
+    floor: &[&str],
+    rule: &'static Rule,
+    changes: &mut Vec<Change>,
+) -> Vec<String> {
+    let mut paths = asked.unwrap_or_default().to_vec();
+    let missing: Vec<&str> = floor
+        .iter()
+        .copied()
+        .filter(|p| !paths.iter().any(|a| a == p))
+        .collect();
+    if !missing.is_empty() {
+        changes.push(Change::new(
+            rule,
+            rule.id,
+            format!("{} paths", paths.len()),
+            format!("and {}", missing.join(" ")),
+        ));
+        paths.extend(missing.into_iter().map(str::to_owned));
+    }
+    paths
+}
+
+/// runc takes the absence of a rule as a denial. The kernel does not: on cgroup v1 a new cgroup has what its parent
+/// has, and that is everything.
+fn deny_devices_first(resources: &mut LinuxResources, changes: &mut Vec<Change>) {
+    let rules = resources.devices().as_deref().unwrap_or_default();
+    if rules.first().is_some_and(denies_all) {
+        return;
+    }
+    let mut deny = LinuxDeviceCgroup::default();
+    deny.set_allow(false)
+        .set_typ(Some(LinuxDeviceType::A))
+        .set_access(Some("rwm".into()));
+    let mut now = Vec::with_capacity(rules.len() + 1);
+    now.push(deny);
+    now.extend_from_slice(rules);
+    let was = format!("{} rules", rules.len());
+    resources.set_devices(Some(now));
+    changes.push(Change::new(
+        &DEVICES,
+        "linux.resources.devices",
+        was,
+        "after a denial of all",
+    ));
+}
+
+fn give_agent_directories(spec: &mut Spec, user: &User, size: u64, changes: &mut Vec<Change>) {
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let taken: Vec<PathBuf> = mounts.iter().map(|m| absolute(m.destination())).collect();
+    for path in AGENT_DIRECTORY_PATHS {
+        let directory = Path::new(path);
+        // A mount above would be hidden in part, one below in whole: both are the author's own arrangement.
+        let own = |t: &PathBuf| directory.starts_with(t) || t.starts_with(directory);
+        if taken.iter().any(own) {
+            continue;
+        }
+        let mut mount = Mount::default();
+        mount
+            .set_destination(directory.to_owned())
+            .set_typ(Some("tmpfs".into()))
+            .set_source(Some("tmpfs".into()))
+            .set_options(Some(vec![
+                "nosuid".into(),
+                "nodev".into(),
+                "mode=0755".into(),
+                format!("size={size}"),
+                format!("uid={}", user.uid()),
+                format!("gid={}", user.gid()),
+            ]));
+        mounts.push(mount);
+        changes.push(Change::new(
+            &AGENT_DIRECTORIES,
+            path,
+            "not mounted",
+            format!("tmpfs of {}", limits::bytes(size)),
+        ));
+    }
+    spec.set_mounts(Some(mounts));
+}
+
+/// A mount's destination as runc takes it: below the root, and without `.` and `..`.
+fn absolute(destination: &Path) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    for part in destination.components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => {
+                path.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    path
+}

@@ -1,0 +1,313 @@
+//! The cgroup limits: defaults for a spec that has none, and maxima that clamp what is asked for.
+
+use std::fmt;
+
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+
+use super::admit::unified_key;
+use super::floor::{CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT};
+use super::verdict::quote;
+use super::{Change, ContainerFloor, Denied, LimitSettings, Limits, Mode};
+
+/// The CFS period in microseconds where none is given: the kernel's default, and Kubernetes'.
+const PERIOD: u64 = 100_000;
+/// The shortest quota in microseconds that the kernel takes (`min_cfs_quota_period` in kernel/sched/core.c).
+const MIN_QUOTA: u64 = 1000;
+
+/// Whether a limit that is not asked for is given or left as it is.
+#[derive(Clone, Copy)]
+enum Absent<'a> {
+    Default(&'a Limits),
+    Keep,
+}
+
+pub(super) fn harden_create(
+    resources: &mut LinuxResources,
+    settings: &LimitSettings,
+    swap_limit: bool,
+    changes: &mut Vec<Change>,
+) {
+    clamp(
+        resources,
+        Absent::Default(&settings.default),
+        &settings.max,
+        swap_limit,
+        changes,
+    );
+}
+
+/// Clamps the limits of an update to the maxima of the container's floor. What the update leaves out stays out, and
+/// so does a limit of zero, which asks for no change (as runc reads it). Device rules are dropped in either mode: no
+/// runtime takes them from an update, though CRI sends them with each.
+///
+/// # Errors
+/// A key of `unified` that is a path, in audit mode too.
+pub fn harden_update(
+    mut resources: LinuxResources,
+    container: &ContainerFloor,
+) -> Result<(LinuxResources, Vec<Change>), Denied> {
+    if let Some(denied) = Denied::new(unified_key(&resources).into_iter().collect()) {
+        return Err(denied);
+    }
+    resources.set_devices(None);
+    let mut changes = Vec::new();
+    let mut now = resources.clone();
+    clamp(
+        &mut now,
+        Absent::Keep,
+        &container.max,
+        container.swap_limit,
+        &mut changes,
+    );
+    Ok(match container.mode {
+        Mode::Enforce => (now, changes),
+        Mode::Audit => (resources, changes),
+    })
+}
+
+fn clamp(
+    resources: &mut LinuxResources,
+    absent: Absent<'_>,
+    max: &Limits,
+    swap_limit: bool,
+    changes: &mut Vec<Change>,
+) {
+    let unified = Unified::take(resources, changes);
+
+    let mut memory = (*resources.memory()).unwrap_or_default();
+    clamp_memory(
+        &mut memory,
+        unified.memory,
+        absent,
+        max.memory,
+        swap_limit,
+        changes,
+    );
+    if resources.memory().is_some() || memory != LinuxMemory::default() {
+        resources.set_memory(Some(memory));
+    }
+
+    let mut cpu = resources.cpu().clone().unwrap_or_default();
+    clamp_cpu(&mut cpu, unified.cpu, absent, max.cpu_millis, changes);
+    if resources.cpu().is_some() || cpu != LinuxCpu::default() {
+        resources.set_cpu(Some(cpu));
+    }
+
+    let asked = (*resources.pids()).map(|p| p.limit());
+    let now = match (lowest(asked.and_then(positive), unified.pids), absent) {
+        (Some(limit), _) => Some(limit.min(max.pids)),
+        (None, Absent::Default(default)) => Some(default.pids.min(max.pids)),
+        // Zero or less is how pids spells unlimited.
+        (None, Absent::Keep) => asked.map(|_| max.pids),
+    };
+    if let Some(now) = now {
+        let now = signed(now);
+        if asked != Some(now) {
+            let was = asked.map_or_else(|| "none".to_owned(), |a| a.to_string());
+            changes.push(Change::new(
+                &PIDS_LIMIT,
+                "linux.resources.pids.limit",
+                was,
+                now,
+            ));
+        }
+        let mut pids = LinuxPids::default();
+        pids.set_limit(now);
+        resources.set_pids(Some(pids));
+    }
+}
+
+fn clamp_memory(
+    memory: &mut LinuxMemory,
+    unified: Option<u64>,
+    absent: Absent<'_>,
+    max: u64,
+    swap_limit: bool,
+    changes: &mut Vec<Change>,
+) {
+    let was = *memory;
+    let limit = match (lowest(was.limit().and_then(positive), unified), absent) {
+        (Some(limit), _) => Some(limit.min(max)),
+        (None, Absent::Default(default)) => Some(default.memory.min(max)),
+        (None, Absent::Keep) => was.limit().filter(|l| *l < 0).map(|_| max),
+    };
+    memory.set_limit(limit.map(signed));
+    // The limit of memory and swap together: equal to that of memory, there is no swap. Without a memory limit
+    // beside it, one could only raise what is in force.
+    memory.set_swap(limit.map(signed).filter(|_| swap_limit));
+    if let (Some(limit), Some(reservation)) = (limit, was.reservation().and_then(positive)) {
+        memory.set_reservation(Some(signed(reservation.min(limit))));
+    }
+    let fields = [
+        ("limit", was.limit(), memory.limit()),
+        ("swap", was.swap(), memory.swap()),
+        ("reservation", was.reservation(), memory.reservation()),
+    ];
+    for (name, was, now) in fields {
+        if was != now {
+            let field = format!("linux.resources.memory.{name}");
+            changes.push(Change::new(&MEMORY_LIMIT, &field, Bytes(was), Bytes(now)));
+        }
+    }
+}
+
+/// A CPU limit is a quota and a period: each is judged only together with the other, or a shorter period alone would
+/// lift the quota in force.
+fn clamp_cpu(
+    cpu: &mut LinuxCpu,
+    unified: Option<(u64, u64)>,
+    absent: Absent<'_>,
+    max: u64,
+    changes: &mut Vec<Change>,
+) {
+    let was = cpu.clone();
+    let typed = was
+        .quota()
+        .and_then(positive)
+        .map(|quota| (quota, period(&was)));
+    let asked = match (typed, unified) {
+        (Some(a), Some(b)) => Some(if millis(a) <= millis(b) { a } else { b }),
+        (a, b) => a.or(b),
+    };
+    let share = match (asked, absent) {
+        (Some(share), _) if millis(share) <= u128::from(max) => Some(share),
+        (Some((_, period)), _) => Some(share_of(max, period)),
+        (None, Absent::Default(default)) => {
+            Some(share_of(default.cpu_millis.min(max), period(&was)))
+        }
+        (None, Absent::Keep) => was
+            .quota()
+            .filter(|q| *q < 0)
+            .map(|_| share_of(max, period(&was))),
+    };
+    cpu.set_quota(share.map(|(quota, _)| signed(quota)));
+    cpu.set_period(share.map(|(_, period)| period));
+    if let Some(burst) = was.burst() {
+        // Time saved up may be spent beyond the quota, so it counts against the maximum too.
+        let room =
+            share.map(|(quota, period)| quota.min(share_of(max, period).0.saturating_sub(quota)));
+        cpu.set_burst(room.map(|room| burst.min(room)));
+    }
+    let text = |c: &LinuxCpu| {
+        let part = |n: Option<String>| n.unwrap_or_else(|| "none".into());
+        let burst = c
+            .burst()
+            .map_or_else(String::new, |b| format!(" burst {b}"));
+        format!(
+            "{}/{}{burst}",
+            part(c.quota().map(|q| q.to_string())),
+            part(c.period().map(|p| p.to_string()))
+        )
+    };
+    if *cpu != was {
+        changes.push(Change::new(
+            &CPU_LIMIT,
+            "linux.resources.cpu quota/period",
+            text(&was),
+            text(cpu),
+        ));
+    }
+}
+
+fn period(cpu: &LinuxCpu) -> u64 {
+    cpu.period().filter(|p| *p > 0).unwrap_or(PERIOD)
+}
+
+/// A quota and period in thousandths of a core, rounded up. A quota below the kernel's least counts as it stands.
+fn millis((quota, period): (u64, u64)) -> u128 {
+    (u128::from(quota) * 1000).div_ceil(u128::from(period.max(1)))
+}
+
+/// The quota that gives `millis` of a core in `period`, or in the default period where that would be too short.
+fn share_of(millis: u64, period: u64) -> (u64, u64) {
+    let quota = |period: u64| {
+        u64::try_from(u128::from(millis) * u128::from(period) / 1000).unwrap_or(u64::MAX)
+    };
+    match quota(period) {
+        // A period this long is none that the kernel takes (at most one second).
+        q if q < MIN_QUOTA || i64::try_from(q).is_err() => (quota(PERIOD).max(MIN_QUOTA), PERIOD),
+        q => (q, period),
+    }
+}
+
+/// The limits that `unified` sets by file name. They are taken out of the map and counted as if they stood in the
+/// typed fields, since they would be written last and lift what those set.
+#[derive(Default)]
+struct Unified {
+    memory: Option<u64>,
+    cpu: Option<(u64, u64)>,
+    pids: Option<u64>,
+}
+
+impl Unified {
+    fn take(resources: &mut LinuxResources, changes: &mut Vec<Change>) -> Self {
+        let mut found = Self::default();
+        let Some(map) = resources.unified_mut() else {
+            return found;
+        };
+        let mut take = |key: &str, rule, now| {
+            let value = map.remove(key)?;
+            changes.push(Change::new(
+                rule,
+                &format!("linux.resources.unified {key}"),
+                quote(&value),
+                now,
+            ));
+            Some(value)
+        };
+        found.memory = take("memory.max", &MEMORY_LIMIT, "memory.limit").and_then(|v| number(&v));
+        take("memory.swap.max", &MEMORY_LIMIT, "memory.swap");
+        found.pids = take("pids.max", &PIDS_LIMIT, "pids.limit").and_then(|v| number(&v));
+        found.cpu = take("cpu.max", &CPU_LIMIT, "cpu.quota").and_then(|v| {
+            let mut parts = v.split_whitespace();
+            let quota = number(parts.next()?)?;
+            Some((quota, parts.next().map_or(Some(PERIOD), number)?))
+        });
+        take("cpu.max.burst", &CPU_LIMIT, "none");
+        if map.is_empty() {
+            resources.set_unified(None);
+        }
+        found
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|n| *n > 0 && i64::try_from(*n).is_ok())
+}
+
+fn positive(limit: i64) -> Option<u64> {
+    u64::try_from(limit).ok().filter(|l| *l > 0)
+}
+
+fn lowest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
+}
+
+fn signed(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A size as Kubernetes writes it.
+pub(super) fn bytes(size: u64) -> String {
+    match size {
+        s if s > 0 && s % (1 << 20) == 0 => format!("{}Mi", s >> 20),
+        s => s.to_string(),
+    }
+}
+
+struct Bytes(Option<i64>);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(limit) => match u64::try_from(limit) {
+                Ok(limit) => f.write_str(&bytes(limit)),
+                Err(_) => write!(f, "{limit}"),
+            },
+        }
+    }
+}

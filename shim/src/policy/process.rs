@@ -1,0 +1,198 @@
+//! The part of the floor that every process meets, the first of a container and each exec alike.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
+
+use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, RUN_AS_ROOT};
+use super::verdict::quote;
+use super::{Change, ContainerFloor, Denial, Denied, Mode};
+
+/// A process judged and amended: the only thing from which an exec may be started.
+///
+/// In [`Mode::Audit`] the process is the one that was judged, and the changes are those that would have been made.
+#[derive(Clone, Debug)]
+pub struct HardenedProcess {
+    process: Process,
+    changes: Vec<Change>,
+    denials: Vec<Denial>,
+}
+
+impl HardenedProcess {
+    /// The process to run.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Gives up the process, to whoever stages it for the launch.
+    pub fn into_process(self) -> Process {
+        self.process
+    }
+
+    /// What was changed to meet the floor.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// What would have been refused. Empty unless the mode is audit.
+    pub fn denials(&self) -> &[Denial] {
+        &self.denials
+    }
+}
+
+/// Judges and amends the process of an exec by the floor of its container.
+///
+/// # Errors
+/// Every rule that the process breaks; in audit mode only what no runtime could run.
+pub fn admit_exec(
+    mut process: Process,
+    container: &ContainerFloor,
+) -> Result<HardenedProcess, Denied> {
+    if let Some(denied) = Denied::new(malformed(&process)) {
+        return Err(denied);
+    }
+    let denials = judge(&process, container.root_allowed);
+    let mut changes = Vec::new();
+    match container.mode {
+        Mode::Enforce => {
+            if let Some(denied) = Denied::new(denials) {
+                return Err(denied);
+            }
+            harden(&mut process, &mut changes);
+            Ok(HardenedProcess {
+                process,
+                changes,
+                denials: Vec::new(),
+            })
+        }
+        Mode::Audit => {
+            harden(&mut process.clone(), &mut changes);
+            Ok(HardenedProcess {
+                process,
+                changes,
+                denials,
+            })
+        }
+    }
+}
+
+/// What no runtime could run, in runc's words where it has some.
+pub(super) fn malformed(process: &Process) -> Vec<Denial> {
+    let mut denials = Vec::new();
+    let mut deny = |found: String| denials.push(Denial::new(&INVALID_PROCESS, found));
+    let args = process.args().as_deref().unwrap_or_default();
+    if args.is_empty() {
+        deny("args must not be empty".into());
+    }
+    if let Some(arg) = args.iter().find(|a| a.contains('\0')) {
+        deny(format!("argument {} holds a NUL", quote(arg)));
+    }
+    let env = process.env().as_deref().unwrap_or_default();
+    if let Some(entry) = env.iter().find(|e| e.contains('\0')) {
+        // The name only: a value may be a secret, and a refusal is shown to whoever may read the pod.
+        let name = entry.split(['=', '\0']).next().unwrap_or_default();
+        deny(format!("environment variable {} holds a NUL", quote(name)));
+    }
+    let cwd = process.cwd();
+    if cwd.as_os_str().is_empty() {
+        deny("Cwd property must not be empty".into());
+    } else if cwd.as_os_str().as_bytes().contains(&0) {
+        deny(format!("Cwd {} holds a NUL", quote(&cwd.to_string_lossy())));
+    } else if !cwd.is_absolute() {
+        deny(format!(
+            "Cwd must be an absolute path, not {}",
+            quote(&cwd.to_string_lossy())
+        ));
+    }
+    denials
+}
+
+/// What the floor refuses of a process.
+pub(super) fn judge(process: &Process, root_allowed: bool) -> Vec<Denial> {
+    if process.user().uid() == 0 && !root_allowed {
+        return vec![Denial::new(&RUN_AS_ROOT, "container runs as uid 0")];
+    }
+    Vec::new()
+}
+
+/// What the floor amends of a process.
+pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
+    let asked = process.capabilities().clone();
+    let now = keep(asked.as_ref());
+    if asked.as_ref().is_none_or(|was| names(was) != names(&now)) {
+        let was = asked
+            .as_ref()
+            .map_or_else(|| "unspecified".to_owned(), describe);
+        changes.push(Change::new(
+            &CAPABILITIES,
+            "capabilities",
+            was,
+            describe(&now),
+        ));
+    }
+    // Five explicit lists in any case: a list that is absent is not empty to every reader of the spec.
+    process.set_capabilities(Some(now));
+
+    if process.no_new_privileges() != Some(true) {
+        let was = process.no_new_privileges().is_some();
+        changes.push(Change::new(
+            &NO_NEW_PRIVILEGES,
+            "noNewPrivileges",
+            if was { "false" } else { "unset" },
+            true,
+        ));
+        process.set_no_new_privileges(Some(true));
+    }
+}
+
+/// The lists that stay. NET_BIND_SERVICE stays where it was asked for, and it counts as asked for only alone: it is
+/// also in the runtime's default list, of which nothing stays.
+fn keep(asked: Option<&LinuxCapabilities>) -> LinuxCapabilities {
+    let none = || Some(Capabilities::new());
+    let mut now = LinuxCapabilities::default();
+    now.set_bounding(none())
+        .set_effective(none())
+        .set_inheritable(none())
+        .set_permitted(none())
+        .set_ambient(none());
+    let Some(asked) = asked else { return now };
+    if all(asked).any(|c| *c != Capability::NetBindService) {
+        return now;
+    }
+    let list = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
+    now.set_bounding(list(asked.bounding()))
+        .set_effective(list(asked.effective()))
+        .set_inheritable(list(asked.inheritable()))
+        .set_permitted(list(asked.permitted()))
+        .set_ambient(list(asked.ambient()));
+    now
+}
+
+/// Every capability in any of the five lists, with repetition.
+pub(super) fn all(caps: &LinuxCapabilities) -> impl Iterator<Item = &Capability> {
+    [
+        caps.bounding(),
+        caps.effective(),
+        caps.inheritable(),
+        caps.permitted(),
+        caps.ambient(),
+    ]
+    .into_iter()
+    .flatten()
+    .flatten()
+}
+
+fn names(caps: &LinuxCapabilities) -> HashSet<Capability> {
+    all(caps).copied().collect()
+}
+
+fn describe(caps: &LinuxCapabilities) -> String {
+    let mut names: Vec<String> = names(caps).iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    match names.len() {
+        0 => "none".into(),
+        1..=16 => names.join(" "),
+        n => format!("{n} of them"),
+    }
+}

@@ -1,0 +1,132 @@
+//! What a judgement yields: denials and changes, and the one sentence a pod author reads.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::floor::Rule;
+
+/// The most characters of a refusal. `kubectl describe pod` shows it after what containerd puts before it.
+pub const MAX_SENTENCE: usize = 200;
+
+/// Why a spec or an exec is refused: at least one denial, and all of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Denied(Vec<Denial>);
+
+/// One rule that a spec breaks.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Denial {
+    rule: &'static str,
+    found: String,
+    fix: &'static str,
+}
+
+/// One amendment made so that a spec meets the floor.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Change {
+    rule: &'static str,
+    what: String,
+}
+
+impl Denied {
+    /// `None` when nothing was broken.
+    pub(super) fn new(denials: Vec<Denial>) -> Option<Self> {
+        if denials.is_empty() {
+            None
+        } else {
+            Some(Self(denials))
+        }
+    }
+
+    /// Every rule that was broken, in the order of judgement.
+    pub fn denials(&self) -> &[Denial] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(first) = self.0.first() else {
+            return Ok(());
+        };
+        let more = match self.0.len() {
+            1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        let fixed =
+            "curb refuses : ; ".len() + first.rule.len() + first.fix.chars().count() + more.len();
+        let found = shorten(&first.found, MAX_SENTENCE.saturating_sub(fixed));
+        write!(
+            f,
+            "curb refuses {}: {found}; {}{more}",
+            first.rule, first.fix
+        )
+    }
+}
+
+impl std::error::Error for Denied {}
+
+impl Denial {
+    pub(super) fn new(rule: &Rule, found: impl Into<String>) -> Self {
+        Self {
+            rule: rule.id,
+            found: found.into(),
+            fix: rule.fix,
+        }
+    }
+
+    /// The id of the rule in [`super::floor::RULES`].
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+
+    /// What the spec holds that breaks the rule.
+    pub fn found(&self) -> &str {
+        &self.found
+    }
+
+    /// What the pod's author can do about it, in Kubernetes field names.
+    pub fn fix(&self) -> &'static str {
+        self.fix
+    }
+}
+
+impl Change {
+    /// A change of one value, `was` to `now`.
+    pub(super) fn new(
+        rule: &Rule,
+        field: &str,
+        was: impl fmt::Display,
+        now: impl fmt::Display,
+    ) -> Self {
+        Self {
+            rule: rule.id,
+            what: format!("{field}: {was} → {now}"),
+        }
+    }
+
+    /// The id of the rule in [`super::floor::RULES`].
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+
+    /// The field, what it was and what it is now.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+}
+
+/// Text from a spec as it may appear in a sentence: escaped, so that it cannot forge a log line, and cut, so that the
+/// fix after it stays in sight.
+pub(super) fn quote(text: &str) -> String {
+    shorten(&format!("\"{}\"", text.escape_debug()), 60)
+}
+
+fn shorten(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(max.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}

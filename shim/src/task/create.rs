@@ -1,0 +1,249 @@
+//! `Create`: from a request to a container whose init waits for its start.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::topics;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use super::container::Container;
+use super::hooks::LateHooks;
+use super::options;
+use super::pod::Pod;
+use super::process::Process;
+use crate::cgroup::Cgroup;
+use crate::error::{TaskError, chain};
+use crate::launch;
+use crate::leftovers;
+use crate::policy::{self, Hardened};
+use super::report::Report;
+use crate::record;
+use crate::rootfs::Mount;
+use crate::stdio::{self, Endpoints, IoContext};
+use crate::{config, facts};
+
+impl Pod {
+    /// Creates a container: judged, hardened, launched, its limits read back. Nothing is left of a failed one.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS for an id in use, PERMISSION_DENIED with the floor's sentence, UNIMPLEMENTED for a restore, UNKNOWN
+    /// with the failed step otherwise.
+    pub async fn create(self: &Arc<Self>, request: CreateTaskRequest) -> Result<i32, TaskError> {
+        if !request.checkpoint.is_empty() {
+            return Err(TaskError::Unimplemented("restoring a checkpoint is not supported".to_owned()));
+        }
+        if record::validate_id(&request.id).is_err() {
+            return Err(TaskError::InvalidArgument(format!("id {:?} is not a valid containerd identifier", request.id)));
+        }
+        let promise = self.reserve(&request.id)?;
+        let created = self.build(&request).await;
+        let container = match created {
+            Ok(container) => container,
+            Err(error) => {
+                self.settle(&request.id, None);
+                drop(promise);
+                return Err(error);
+            }
+        };
+        let pid = container.init.pid();
+        let event = TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: MessageField::some(TaskIO {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+                ..Default::default()
+            }),
+            pid: pid.unsigned_abs(),
+            ..Default::default()
+        };
+        // Queued before anybody can start or see the container, so that it is the first thing told of it.
+        self.events.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
+        self.settle(&request.id, Some(container));
+        drop(promise);
+        Ok(pid)
+    }
+
+    async fn build(self: &Arc<Self>, request: &CreateTaskRequest) -> Result<Arc<Container>, TaskError> {
+        let bundle = PathBuf::from(&request.bundle);
+        let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
+        let mut report = Report::new(&self.namespace, &request.id, &spec);
+        let hardened = match judge(spec) {
+            Ok(hardened) => hardened,
+            Err(Rejection::Denied(denied)) => {
+                report.refused(&denied);
+                report.write_or_log();
+                self.remember_refused(&request.id);
+                log::warn!("refuse container {}: {denied}", request.id);
+                return Err(TaskError::Refused(denied.to_string()));
+            }
+            Err(Rejection::Config(error)) => return Err(error),
+        };
+        if hardened.mode() == policy::Mode::Audit {
+            log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
+        }
+        report.admitted(&hardened);
+        let linux = hardened.spec().linux().as_ref();
+        let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
+        let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
+            .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
+        // What is in it is killed with the container, so it must be the container's alone.
+        cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
+        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
+            .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
+        let launched = self.launch(request, &bundle, dir, hardened, cgroup.clone(), report).await;
+        if launched.is_err()
+            && let Err(error) =
+                leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
+        {
+            log::error!("clean up after the failed create of {}: {}", request.id, chain(&error));
+        }
+        launched
+    }
+
+    async fn launch(
+        self: &Arc<Self>,
+        request: &CreateTaskRequest,
+        bundle: &Path,
+        dir: PathBuf,
+        hardened: Hardened,
+        cgroup: Cgroup,
+        mut report: Report,
+    ) -> Result<Arc<Container>, TaskError> {
+        let endpoints = Endpoints {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        };
+        let options = options::decode(request.options.as_ref())?;
+        let context = IoContext {
+            container_id: request.id.clone(),
+            namespace: self.namespace.clone(),
+            io_uid: options.io_uid,
+            io_gid: options.io_gid,
+            ..IoContext::default()
+        };
+        let (stdio, ends) =
+            stdio::open(&endpoints, &context).await.map_err(|error| TaskError::failed("connect the container", &error))?;
+        let stdio = Arc::new(stdio);
+        let rootfs = bundle.join("rootfs");
+        let init = Process::new(endpoints);
+        init.set_stdio(Arc::clone(&stdio));
+
+        let launching = self.children.launching().await;
+        let created = self
+            .launcher
+            .create(launch::Create {
+                id: request.id.clone(),
+                dir: dir.clone(),
+                rootfs: rootfs.clone(),
+                rootfs_mounts: request.rootfs.iter().map(mount).collect(),
+                spec: hardened.spec().clone(),
+                floor: hardened.mode() == policy::Mode::Enforce,
+                stdin: ends.stdin,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+                terminal: request.terminal,
+            })
+            .await;
+        if let Ok(created) = &created {
+            self.children.claim(created.init.pid);
+        }
+        drop(launching);
+        self.children.sweep();
+        let created = match created {
+            Ok(created) => created,
+            Err(error) => {
+                init.close_stdio().await;
+                return Err(TaskError::Failed(chain(&error)));
+            }
+        };
+        let pidfd = Arc::new(created.init.pidfd);
+        init.set_handle(created.init.pid, Arc::clone(&pidfd));
+
+        let settled = async {
+            if let Some(console) = created.console {
+                stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
+            }
+            let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
+            let limits = match hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+                Some(asked) => cgroup.verify(asked),
+                None => cgroup.verify(&Default::default()),
+            };
+            let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
+            report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
+            report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
+            Ok(oom)
+        };
+        let oom = match settled.await {
+            Ok(oom) => oom,
+            Err(error) => {
+                let _ = init.kill(libc::SIGKILL);
+                let _ = self.children.wait(created.init.pid, pidfd).await;
+                init.close_stdio().await;
+                return Err(error);
+            }
+        };
+        let container = Arc::new(Container {
+            id: request.id.clone(),
+            bundle: bundle.to_owned(),
+            dir,
+            rootfs,
+            floor: hardened.floor(),
+            seccomp: hardened.spec().linux().as_ref().and_then(|linux| linux.seccomp().clone()),
+            cgroup,
+            filters: created.filter_count,
+            options,
+            hooks: LateHooks::of(hardened.spec(), &request.id, bundle),
+            private_pids: has_private_pids(hardened.spec()),
+            init,
+            execs: Mutex::default(),
+            running_execs: watch::Sender::new(0),
+            lifecycle: AsyncMutex::default(),
+            start: Mutex::new(Some(created.start)),
+            report: Mutex::new(report),
+        });
+        tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
+        Ok(container)
+    }
+}
+
+enum Rejection {
+    Denied(policy::Denied),
+    Config(TaskError),
+}
+
+/// The policy's verdict on `spec` under the node's configuration as it is now.
+fn judge(spec: Spec) -> Result<Hardened, Rejection> {
+    let settings = config::load(Path::new(config::PATH))
+        .map_err(|error| Rejection::Config(TaskError::failed("load the node's configuration", &error)))?;
+    let facts = facts::gather(&spec);
+    let admitted = policy::admit(spec, &facts, &settings).map_err(Rejection::Denied)?;
+    Ok(admitted.harden())
+}
+
+/// Whether init gets a pid namespace of its own, with which the kernel ends every other process of the container.
+fn has_private_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
+}
+
+fn mount(mount: &containerd_shim_protos::api::Mount) -> Mount {
+    Mount {
+        fstype: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    }
+}

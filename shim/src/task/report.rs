@@ -1,0 +1,234 @@
+//! What the node's administrator is told of a container: its record, kept as the container lives.
+
+use std::time::SystemTime;
+
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup::{self, Cgroup};
+use crate::children;
+use crate::error::chain;
+use crate::policy::{self, ContainerFloor, Denied, Hardened};
+use crate::record::{self, Change, Denial, Exit, Identity, KernelView, Limits, Mode, Record, State, Store, Verdict};
+
+/// `CAP_NET_BIND_SERVICE`, the one capability a pod may keep (capabilities(7)).
+const NET_BIND_SERVICE: u64 = 1 << 10;
+
+/// `SECCOMP_MODE_FILTER` as `/proc/<pid>/status` shows it (proc_pid_status(5)).
+const SECCOMP_FILTER: u32 = 2;
+
+/// The record of one container and the place it is written to.
+pub struct Report {
+    store: Store,
+    record: Record,
+}
+
+impl Report {
+    /// A report on a spec nobody judged yet.
+    pub fn new(namespace: &str, id: &str, spec: &Spec) -> Self {
+        let mut record = Record::new(namespace, id, Verdict::Admit, Mode::Enforce, SystemTime::now());
+        record.identity = Identity::from_annotations(spec.annotations().as_ref());
+        record.limits_asked = asked(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()));
+        Report { store: Store::at(record::RUN_DIR), record }
+    }
+
+    /// Writes it where the reporter finds it.
+    ///
+    /// # Errors
+    /// If the file cannot be written whole.
+    pub fn write(&self) -> Result<(), record::Error> {
+        self.store.write(&self.record)
+    }
+
+    /// Writes it; what a running container's record lacks is logged, not undone.
+    pub fn write_or_log(&self) {
+        if let Err(error) = self.write() {
+            log::error!("write the record of {}: {}", self.record.id, chain(&error));
+        }
+    }
+
+    /// The spec was refused.
+    pub fn refused(&mut self, denied: &Denied) {
+        self.record.verdict = Verdict::Refuse;
+        self.record.state = State::Refused;
+        self.record.denials = denied.denials().iter().map(denial).collect();
+    }
+
+    /// The spec was admitted, with or without amendments.
+    pub fn admitted(&mut self, hardened: &Hardened) {
+        self.record.mode = match hardened.mode() {
+            policy::Mode::Enforce => Mode::Enforce,
+            policy::Mode::Audit => Mode::Audit,
+        };
+        self.record.changes = hardened.changes().iter().map(change).collect();
+        self.record.denials = hardened.denials().iter().map(denial).collect();
+        self.record.verdict = match (hardened.denials().is_empty(), hardened.changes().is_empty()) {
+            (false, _) => Verdict::Refuse,
+            (true, false) => Verdict::Amend,
+            (true, true) => Verdict::Admit,
+        };
+    }
+
+    /// Init exists and waits; `limits` are what the kernel says of its cgroup.
+    pub fn created(&mut self, pid: i32, cgroup: &Cgroup, limits: &cgroup::Limits, filters: record::Filters) {
+        let pid = pid.unsigned_abs();
+        self.record.state = State::Created;
+        self.record.pid = Some(pid);
+        self.record.init_start_ticks = record::init_start_ticks(pid).ok();
+        self.record.cgroup_paths = record::cgroup_paths(pid).unwrap_or_default();
+        if self.record.cgroup_paths.is_empty() {
+            self.record.cgroup_paths.insert("unified".to_owned(), cgroup.path().to_owned());
+        }
+        self.record.limits_enforced = enforced(limits);
+        self.record.filters = filters;
+    }
+
+    /// The program runs.
+    pub fn started(&mut self, view: KernelView) {
+        self.record.kernel = Some(view);
+        self.record.state = State::Running;
+        self.record.started_at = Some(record::timestamp(SystemTime::now()));
+    }
+
+    /// The container moved to `state`.
+    pub fn set_state(&mut self, state: State) {
+        self.record.state = state;
+    }
+
+    /// Its limits were changed.
+    pub fn updated(&mut self, changes: &[policy::Change], limits: &cgroup::Limits) {
+        self.record.changes.extend(changes.iter().map(change));
+        self.record.limits_enforced = enforced(limits);
+    }
+
+    /// Init ended.
+    pub fn exited(&mut self, exit: &children::Exit) {
+        self.record.state = State::Stopped;
+        self.record.exit = Some(Exit { status: exit.status, at: record::timestamp(SystemTime::now()) });
+    }
+}
+
+/// Names the first control of the floor that `view`, read from the kernel, does not show.
+///
+/// `filters` is how many filters the process must carry: the floor's and the pod's own. In audit mode nothing is asked.
+///
+/// # Errors
+/// The control, with what the kernel says instead.
+pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> Result<(), String> {
+    if floor.mode() == policy::Mode::Audit {
+        return Ok(());
+    }
+    if !view.no_new_privs {
+        return Err("NoNewPrivs is 0".to_owned());
+    }
+    if view.seccomp != SECCOMP_FILTER {
+        return Err(format!("Seccomp is {}", view.seccomp));
+    }
+    // Kernels before 5.9 do not count the filters.
+    if let Some(found) = view.seccomp_filters.filter(|found| *found < filters) {
+        return Err(format!("Seccomp_filters is {found}, not {filters}"));
+    }
+    let sets = [
+        ("CapInh", view.cap_inheritable),
+        ("CapPrm", view.cap_permitted),
+        ("CapEff", view.cap_effective),
+        ("CapBnd", view.cap_bounding),
+        ("CapAmb", view.cap_ambient),
+    ];
+    for (name, set) in sets {
+        if set & !NET_BIND_SERVICE != 0 {
+            return Err(format!("{name} is {set:016x}"));
+        }
+    }
+    if floor.role() == policy::Role::Container && view.uids.contains(&0) {
+        return Err(format!("Uid is {:?}", view.uids));
+    }
+    if view.root_read_only == Some(false) {
+        return Err("the root file system is writable".to_owned());
+    }
+    Ok(())
+}
+
+fn change(change: &policy::Change) -> Change {
+    Change { rule: change.rule().to_owned(), what: change.what().to_owned() }
+}
+
+fn denial(denial: &policy::Denial) -> Denial {
+    Denial { rule: denial.rule().to_owned(), found: denial.found().to_owned(), fix: denial.fix().to_owned() }
+}
+
+fn asked(resources: Option<&LinuxResources>) -> Limits {
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    Limits {
+        memory: memory.and_then(|memory| memory.limit()),
+        memory_swap: memory.and_then(|memory| memory.swap()),
+        cpu_quota: cpu.and_then(|cpu| cpu.quota()),
+        cpu_period: cpu.and_then(|cpu| cpu.period()),
+        cpu_shares: cpu.and_then(|cpu| cpu.shares()),
+        cpu_weight: None,
+        pids: resources.and_then(|resources| resources.pids().as_ref()).map(|pids| pids.limit()),
+    }
+}
+
+fn enforced(limits: &cgroup::Limits) -> Limits {
+    // No limit of a kernel file comes near 2^63.
+    let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
+    let memory = signed(limits.memory_max);
+    Limits {
+        memory,
+        memory_swap: memory.zip(signed(limits.swap_max)).map(|(memory, swap)| memory.saturating_add(swap)),
+        cpu_quota: signed(limits.cpu_quota),
+        cpu_period: limits.cpu_period,
+        cpu_shares: limits.cpu_shares,
+        cpu_weight: limits.cpu_weight,
+        pids: signed(limits.pids_max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floor() -> ContainerFloor {
+        let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
+        let facts = policy::Facts { host_namespaces_joined: Vec::new(), swap_limit: true };
+        policy::admit(spec, &facts, &policy::Settings::default()).expect("admitted").harden().floor()
+    }
+
+    fn enforced() -> KernelView {
+        KernelView {
+            seccomp: SECCOMP_FILTER,
+            seccomp_filters: Some(2),
+            no_new_privs: true,
+            uids: [1000; 4],
+            gids: [1000; 4],
+            root_read_only: Some(true),
+            ..KernelView::default()
+        }
+    }
+
+    #[test]
+    fn what_the_floor_asks_for_passes() {
+        assert_eq!(check_floor(&enforced(), &floor(), 2), Ok(()));
+    }
+
+    #[test]
+    fn each_control_that_is_missing_is_named() {
+        let broken: [(&str, fn(&mut KernelView)); 8] = [
+            ("NoNewPrivs", |view| view.no_new_privs = false),
+            ("Seccomp is", |view| view.seccomp = 0),
+            ("Seccomp_filters", |view| view.seccomp_filters = Some(1)),
+            ("CapBnd", |view| view.cap_bounding = 1),
+            ("CapInh", |view| view.cap_inheritable = 1 << 21),
+            ("CapAmb", |view| view.cap_ambient = 1 << 40),
+            ("Uid", |view| view.uids = [1000, 1000, 0, 1000]),
+            ("root file system", |view| view.root_read_only = Some(false)),
+        ];
+        for (name, change) in broken {
+            let mut view = enforced();
+            change(&mut view);
+            let found = check_floor(&view, &floor(), 2).expect_err(name);
+            assert!(found.contains(name), "{found} does not name {name}");
+        }
+    }
+}

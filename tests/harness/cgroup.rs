@@ -1,0 +1,88 @@
+//! The cgroup a node's containers go below, in every hierarchy of the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
+#[derive(Debug)]
+pub struct CgroupParent {
+    name: String,
+    // Read early: the process that removes the cgroup no longer has its own `/proc/self` by then.
+    hierarchies: Vec<PathBuf>,
+}
+
+impl CgroupParent {
+    /// A name no other node on this machine uses.
+    pub fn unique() -> Self {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("/curb-test-{}-{serial}", std::process::id()))
+    }
+
+    /// The one that [`CgroupParent::name`] told.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), hierarchies: hierarchies() }
+    }
+
+    /// The path below each hierarchy's root, with its leading slash.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(&self.name[1..])).collect();
+        found.retain(|dir| dir.is_dir());
+        found
+    }
+
+    /// The cgroups below it.
+    pub fn children(&self) -> Vec<PathBuf> {
+        self.directories().iter().flat_map(|dir| subdirectories(dir)).collect()
+    }
+
+    /// Removes it and everything below, from every hierarchy.
+    pub fn remove(&self) {
+        // The kernel empties the cgroups of killed processes a moment after it reaped them.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.directories().iter().map(|dir| remove_tree(dir)).filter(|&gone| !gone).count() > 0 {
+            if Instant::now() > deadline {
+                eprintln!("cgroups that cannot be removed: {:?}", self.directories());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The mount points of every cgroup hierarchy, v1 and v2.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter(|field| field.len() > 2 && field[2].starts_with("cgroup")).map(|field| field[1].into()).collect()
+}
+
+/// The directory of `path` in the hierarchy of a v1 controller, or in the unified one.
+pub fn directory(controller: &str, path: &str) -> PathBuf {
+    let root = Path::new("/sys/fs/cgroup");
+    let root = if is_unified() { root.to_owned() } else { root.join(controller) };
+    root.join(path.trim_start_matches('/'))
+}
+
+/// Whether the machine has cgroup v2 alone.
+pub fn is_unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+fn remove_tree(dir: &Path) -> bool {
+    for child in subdirectories(dir) {
+        remove_tree(&child);
+    }
+    fs::remove_dir(dir).is_ok()
+}

@@ -1,0 +1,169 @@
+//! Where a node takes its parts from, and the configuration it gives to containerd.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+
+/// A containerd release the tests run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Containerd {
+    /// Upstream version, as in `2.1.9`.
+    pub version: String,
+    /// Directory of `containerd`, `ctr` and `containerd-shim-runc-v2`.
+    pub bin: PathBuf,
+}
+
+impl Containerd {
+    /// The release named by `CURB_CONTAINERD`, 2.1.9 when unset.
+    pub fn from_env() -> Result<Self> {
+        Self::version(&env::var("CURB_CONTAINERD").unwrap_or_else(|_| "2.1.9".to_owned()))
+    }
+
+    /// A release out of the cache that `tests/run` fills.
+    pub fn version(version: &str) -> Result<Self> {
+        let bin = cache().join(format!("containerd-{version}/usr/bin"));
+        if !bin.join("containerd").exists() {
+            return Err(format!("{} is missing: run `tests/run prepare` once", bin.display()).into());
+        }
+        Ok(Self { version: version.to_owned(), bin })
+    }
+
+    /// Whether this is 1.7, which speaks version 2 of the task API and of the configuration.
+    pub fn is_old(&self) -> bool {
+        self.version.starts_with("1.")
+    }
+}
+
+/// The cache that the scripts in `tests/lib` fill.
+pub fn cache() -> PathBuf {
+    env::var_os("CURB_CACHE").map_or_else(|| PathBuf::from("/var/cache/curb-tests"), PathBuf::from)
+}
+
+/// The handler under test: `UNDER_TEST`, `curb` when unset.
+pub fn under_test() -> String {
+    env::var("UNDER_TEST").unwrap_or_else(|_| "curb".to_owned())
+}
+
+/// containerd's name of a handler's runtime.
+pub fn runtime_type(handler: &str) -> String {
+    match handler {
+        "runc" => "io.containerd.runc.v2".to_owned(),
+        other => format!("io.containerd.{other}.v1"),
+    }
+}
+
+/// Directory of the binaries cargo built beside this one.
+pub fn built() -> Result<PathBuf> {
+    let mut dir = env::current_exe()?;
+    dir.pop();
+    if dir.ends_with("deps") {
+        dir.pop();
+    }
+    Ok(dir)
+}
+
+/// Directory of the shim: `CURB_SHIM_DIR`, or where cargo built it.
+pub fn shim_dir() -> Result<PathBuf> {
+    env::var_os("CURB_SHIM_DIR").map_or_else(built, |dir| Ok(PathBuf::from(dir)))
+}
+
+/// The image of the sandbox container.
+pub const PAUSE_IMAGE: &str = "curb.test/pause:1";
+
+/// What a test may change in a node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The release to run.
+    pub containerd: Containerd,
+    /// Image archives of the cache to import besides the pause image.
+    pub images: Vec<String>,
+    /// `/etc/curb/config.toml`, none when empty.
+    pub curb_config: String,
+    /// Whether the end of the node prints what containerd and the shims complained of.
+    pub show_log: bool,
+}
+
+impl Settings {
+    /// A node with the images every test uses, on the release that the environment names.
+    pub fn from_env() -> Result<Self> {
+        Ok(Self {
+            containerd: Containerd::from_env()?,
+            images: vec!["busybox".to_owned(), "probe".to_owned()],
+            curb_config: String::new(),
+            show_log: true,
+        })
+    }
+
+    /// containerd's configuration for a node that keeps its data in `dir`.
+    pub fn containerd_toml(&self, dir: &Path) -> String {
+        let root = dir.join("containerd");
+        let root = root.display();
+        if self.containerd.is_old() { self.version_2(&root) } else { self.version_3(&root) }
+    }
+
+    // The lack of CAP_SYS_RESOURCE in a build machine is why `restrict_oom_score_adj` is set: nobody
+    // can lower an oom_score_adj there, and every sandbox would fail.
+    fn version_2(&self, root: &dyn std::fmt::Display) -> String {
+        format!(
+            r#"version = 2
+root = "{root}"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE_IMAGE}"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.curb]
+    runtime_type = "io.containerd.curb.v1"
+    pod_annotations = ["io.curb/*"]
+    container_annotations = ["io.curb/*"]
+"#
+        )
+    }
+
+    fn version_3(&self, root: &dyn std::fmt::Display) -> String {
+        format!(
+            r#"version = 3
+root = "{root}"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{PAUSE_IMAGE}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "runc"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.curb]
+    runtime_type = "io.containerd.curb.v1"
+    pod_annotations = ["io.curb/*"]
+    container_annotations = ["io.curb/*"]
+"#
+        )
+    }
+}
+
+/// A bridge with addresses from a file: no masquerading, so neither iptables nor nftables is needed.
+pub const CNI_CONFLIST: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "curb-test",
+  "plugins": [{
+    "type": "bridge",
+    "bridge": "cni0",
+    "isGateway": true,
+    "ipam": {"type": "host-local", "dataDir": "/run/cni", "ranges": [[{"subnet": "10.88.0.0/16"}]]}
+  }]
+}
+"#;
