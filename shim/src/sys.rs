@@ -55,18 +55,9 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
         // Whatever else this process holds is none of the program's business, marked close-on-exec or not.
         // SAFETY: the call takes no pointers and only marks descriptors, so those in use stay valid up to the exec.
         let marked = unsafe {
-            libc::syscall(
-                libc::SYS_close_range,
-                AFTER_EXTRA_FDS,
-                libc::c_uint::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            )
+            libc::syscall(libc::SYS_close_range, AFTER_EXTRA_FDS, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
         };
-        if marked < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if marked < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
     // SAFETY: between fork and exec `install` only makes two system calls and reads errno, which is async-signal-safe; it
     // neither allocates nor locks.
@@ -141,11 +132,7 @@ pub fn free_loop_device(control: &std::fs::File) -> io::Result<u32> {
 }
 
 /// Puts the loop device `device` in front of `file` until nobody holds it; EBUSY when it is taken already.
-pub fn configure_loop_device(
-    device: &std::fs::File,
-    file: &std::fs::File,
-    how: LoopFlags,
-) -> io::Result<()> {
+pub fn configure_loop_device(device: &std::fs::File, file: &std::fs::File, how: LoopFlags) -> io::Result<()> {
     let mut flags = LO_FLAGS_AUTOCLEAR;
     if how.read_only {
         flags |= LO_FLAGS_READ_ONLY;
@@ -169,20 +156,11 @@ pub fn configure_loop_device(
         init: [0; 2],
     };
     let fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let config = LoopConfig {
-        fd,
-        block_size: 0,
-        info,
-        reserved: [0; 8],
-    };
+    let config = LoopConfig { fd, block_size: 0, info, reserved: [0; 8] };
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is laid out as and which outlives the call;
     // a device of another kind refuses the request. Both descriptors are open for the whole call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn check(result: c_long) -> io::Result<c_long> {
@@ -191,14 +169,15 @@ fn check(result: c_long) -> io::Result<c_long> {
 
 /// Sets every signal of this process to its default action and empties its signal mask.
 ///
-/// Rust ignores SIGPIPE and an ignored signal stays ignored across execve, so without this every container would start deaf to it.
+/// Rust ignores SIGPIPE and an ignored signal stays ignored across execve, so without this every container would start
+/// deaf to it.
 pub fn reset_signals() -> io::Result<()> {
-    // `struct sigaction` as the kernel has it: SIG_DFL, no flags, an empty mask. The C library's own call refuses the two
-    // signals it keeps for itself, and those can come ignored as well.
+    // `struct sigaction` as the kernel has it: SIG_DFL, no flags, an empty mask. The C library's own call refuses the
+    // two signals it keeps for itself, and those can come ignored as well.
     let default = [0u64; 4];
     for signal in 1..=64 {
-        // SAFETY: `default` is a live kernel `struct sigaction` that installs no handler, so no code of ours can run in signal
-        // context; the old one is not asked for. SIGKILL and SIGSTOP are refused without effect.
+        // SAFETY: `default` is a live kernel `struct sigaction` that installs no handler, so no code of ours can run in
+        // signal context; the old one is not asked for. SIGKILL and SIGSTOP are refused without effect.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
     nix::sys::signal::sigprocmask(
@@ -211,8 +190,8 @@ pub fn reset_signals() -> io::Result<()> {
 
 /// Closes every descriptor from 3 up but those in `keep`.
 ///
-/// Only for a process that is about to execve or has only just been exec'ed: owners of the closed descriptors must never run
-/// again.
+/// Only for a process that is about to execve or has only just been exec'ed: owners of the closed descriptors must
+/// never run again.
 pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd > 2).collect();
     keep.sort_unstable();
@@ -228,8 +207,8 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
 }
 
 fn close_range(first: c_long, last: c_long) -> io::Result<()> {
-    // SAFETY: close_range(2) takes two numbers and touches no memory. That no owner of a closed descriptor runs afterwards is
-    // what the only caller asks of its own callers.
+    // SAFETY: close_range(2) takes two numbers and touches no memory. That no owner of a closed descriptor runs
+    // afterwards is what the only caller asks of its own callers.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     check(result).map(drop)
 }
@@ -257,8 +236,8 @@ pub fn mount_set_propagation(mount: impl AsFd, propagation: u64, recursive: bool
 
 fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> io::Result<()> {
     let attr = MountAttr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
-    // SAFETY: the path is a NUL-terminated literal, and `attr` is a live `struct mount_attr` of the size passed with it that the
-    // kernel only reads.
+    // SAFETY: the path is a NUL-terminated literal, and `attr` is a live `struct mount_attr` of the size passed with it
+    // that the kernel only reads.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -276,8 +255,8 @@ fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> i
 pub fn seccomp_install(program: &curb_seccomp_profiles::Program, flags: u32) -> io::Result<()> {
     let filter = program.instructions().as_ptr().cast::<libc::sock_filter>().cast_mut();
     let program = libc::sock_fprog { len: program.len(), filter };
-    // SAFETY: `program` points at `len` live instructions, which are laid out as `struct sock_filter`; the kernel copies them and
-    // writes nothing, the mutable pointer is only what the type asks for.
+    // SAFETY: `program` points at `len` live instructions, which are laid out as `struct sock_filter`; the kernel
+    // copies them and writes nothing, the mutable pointer is only what the type asks for.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     check(result).map(drop)
 }
@@ -321,19 +300,21 @@ pub enum Cloned {
 
 /// Copies this process, as fork(2) does, into a child of this process's *parent* (`CLONE_PARENT`).
 ///
-/// Fails unless this process has one thread: a copy of a threaded process may only make async-signal-safe calls, and this one
-/// goes on to allocate.
-pub fn clone_sibling() -> io::Result<Cloned> {
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() != 1) {
+/// Fails unless this process has one thread, by `proc`, the node's `/proc`: a copy of a threaded process may only make
+/// async-signal-safe calls, and this one goes on to allocate.
+pub fn clone_sibling(proc: impl AsFd) -> io::Result<Cloned> {
+    // A directory has two links and one for each directory in it, here the threads.
+    let tasks = rustix::fs::statat(proc, "self/task", rustix::fs::AtFlags::empty())?;
+    if tasks.st_nlink != 3 {
         return Err(io::Error::other("the process has more than one thread"));
     }
     let mut pidfd: RawFd = -1;
     let mut args = [0u64; 8];
     args[0] = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
     args[1] = (&raw mut pidfd) as u64;
-    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags and pidfd; pidfd points
-    // at a live descriptor the kernel fills. No stack is given and memory is not shared, so the child runs on its own copy of
-    // this stack; there is no other thread whose locks it could inherit.
+    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags and pidfd;
+    // pidfd points at a live descriptor the kernel fills. No stack is given and memory is not shared, so the child runs
+    // on its own copy of this stack; there is no other thread whose locks it could inherit.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
     match check(pid)? {
         0 => Ok(Cloned::Child),
@@ -345,7 +326,8 @@ pub fn clone_sibling() -> io::Result<Cloned> {
     }
 }
 
-/// Ends this process at once: no destructors, no exit handlers. For a process copied from another, whose handlers are not its own.
+/// Ends this process at once: no destructors, no exit handlers. For a process copied from another, whose handlers are
+/// not its own.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) does not return and runs no code of this process.
     unsafe { libc::_exit(code) }

@@ -96,8 +96,8 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     Ok(Made { pid, pidfd, console, filters: count, floor_digest, pod_digest })
 }
 
-/// Listens for the terminal libcontainer makes in the container. The path is taken relative to the directory: an id and a
-/// namespace can make it longer than a socket's address.
+/// Listens for the terminal libcontainer makes in the container. The path is taken relative to the directory: an id and
+/// a namespace can make it longer than a socket's address.
 fn listen(dir: &Path) -> Result<UnixListener, Failure> {
     let step = "listen for the terminal";
     nix::unistd::chdir(dir).step(step)?;

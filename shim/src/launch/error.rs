@@ -116,7 +116,8 @@ impl<T, E: std::error::Error> Step<T> for Result<T, E> {
     }
 }
 
-/// An error and its sources on one line. A layer that already repeats its source, as libcontainer's do, is not said twice.
+/// An error and its sources on one line. A layer that already repeats its source, as libcontainer's do, is not said
+/// twice.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -156,10 +157,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_reads_as_kubelet_knows_it() {
-        let error = LaunchError::Program {
-            verb: Verb::Exec,
-            reason: "exec: \"x\": executable file not found in $PATH".into(),
-        };
+        let error =
+            LaunchError::Program { verb: Verb::Exec, reason: "exec: \"x\": executable file not found in $PATH".into() };
         assert_eq!(
             error.to_string(),
             "OCI runtime exec failed: exec failed: unable to start container process: exec: \"x\": executable file not found in $PATH"

@@ -1,6 +1,7 @@
 //! Adds a process to a running container: runc's way of doing it, with the same last steps as init.
 //!
-//! libcontainer's own exec drops the container's seccomp profile and does not join its user namespace, so none of it is used.
+//! libcontainer's own exec drops the container's seccomp profile and does not join its user namespace, so none of it is
+//! used.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,15 +24,17 @@ use super::protocol::ExecRequest;
 use super::{create, fs, normalise};
 use crate::sys::Cloned;
 
-/// What a process of ours is told before it may go on; an end of the pipe without it means that whoever had to prepare it died.
+/// What a process of ours is told before it may go on; an end of the pipe without it means that whoever had to prepare
+/// it died.
 const GO: u8 = 1;
 
-/// Lets the new process go on when dropped after the daemon was told of it.
+/// Lets the new process go on, once the daemon was told of it. Dropped instead, the process ends.
 pub(super) struct Go(OwnedFd);
 
-impl Drop for Go {
-    fn drop(&mut self) {
-        let _ = nix::unistd::write(&self.0, &[GO]);
+impl Go {
+    pub(super) fn go(self) -> std::io::Result<()> {
+        nix::unistd::write(&self.0, &[GO])?;
+        Ok(())
     }
 }
 
@@ -58,7 +61,6 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         })
         .collect::<Result<Vec<_>, _>>()?;
     helper::join_keyring(&common.id)?;
-    let streams = helper::fill(streams)?;
     let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
     let namespaces = namespaces_to_join(&proc, &init)?;
     nix::sched::setns(&init, namespaces).step("join the namespaces of the container")?;
@@ -69,12 +71,16 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             let copy = || terminal.try_clone().step("copy the terminal");
             [copy()?, copy()?, copy()?]
         }
-        None => streams,
+        None => {
+            let [stdin, stdout, stderr] = streams;
+            let or_null = |stream: Option<OwnedFd>| stream.map_or_else(null, Ok);
+            [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]
+        }
     };
     for stream in &streams {
         fs::give(stream, process.user().uid())?;
     }
-    match crate::sys::clone_sibling().step("clone")? {
+    match crate::sys::clone_sibling(&proc).step("clone")? {
         Cloned::Child => {
             drop((go, cgroups, init));
             match enter(&process, wait, &streams, console.is_some(), &payload) {
@@ -93,6 +99,21 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             Ok((Made { pid, pidfd, console, filters: count, floor_digest, pod_digest }, Go(go)))
         }
     }
+}
+
+/// The container's own `/dev/null`, for a stream that is not given: one of the node's is none of the container's
+/// business.
+fn null() -> Result<OwnedFd, Failure> {
+    let step = "open /dev/null in the container";
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let null = openat2(CWD, "/dev/null", flags, rustix::fs::Mode::empty(), resolve).step(step)?;
+    let found = fstat(&null).step(step)?;
+    let character = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
+    if !character || (major(found.st_rdev), minor(found.st_rdev)) != (1, 3) {
+        return Err(Failure::because(step, "it is another device"));
+    }
+    Ok(null)
 }
 
 /// The namespaces of init that are not this process's own.
@@ -129,7 +150,8 @@ fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<String, Failure> {
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
     let text = std::io::read_to_string(std::fs::File::from(file)).step(step)?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse::<u32>().ok());
+    let pid =
+        text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse::<u32>().ok());
     match pid {
         Some(pid) if pid > 0 => Ok(pid.to_string()),
         _ => Err(Failure::because(step, "it is not running")),
@@ -172,12 +194,19 @@ fn set_oom_score(proc: &OwnedFd, pid: i32, score: i32) -> Result<(), Failure> {
 }
 
 /// The steps between the clone and the ones shared with init: everything that takes privileges.
-fn enter(process: &Process, wait: OwnedFd, streams: &[OwnedFd; 3], terminal: bool, payload: &Payload) -> Result<(), String> {
+fn enter(
+    process: &Process,
+    wait: OwnedFd,
+    streams: &[OwnedFd; 3],
+    terminal: bool,
+    payload: &Payload,
+) -> Result<(), String> {
     let errno = |step: &'static str| move |errno| format!("{step}: {}", go_errno(errno));
     let mut word = [0];
     match nix::unistd::read(&wait, &mut word) {
         Ok(1) if word == [GO] => {}
-        _ => return Err("the launch process ended too early".into()),
+        // Whoever should have said it says what went wrong.
+        _ => crate::sys::exit_now(1),
     }
     nix::unistd::setsid().map_err(errno("setsid"))?;
     if terminal {
@@ -194,7 +223,8 @@ fn enter(process: &Process, wait: OwnedFd, streams: &[OwnedFd; 3], terminal: boo
             IOPriorityClass::IoprioClassBe => 2,
             IOPriorityClass::IoprioClassIdle => 3,
         };
-        let level = i32::try_from(priority.priority()).map_err(|_| "ioPriority: the priority is out of range".to_owned())?;
+        let level =
+            i32::try_from(priority.priority()).map_err(|_| "ioPriority: the priority is out of range".to_owned())?;
         crate::sys::set_io_priority(class, level).map_err(|error| format!("set the I/O priority: {error}"))?;
     }
     for limit in process.rlimits().iter().flatten() {
@@ -222,8 +252,10 @@ fn enter(process: &Process, wait: OwnedFd, streams: &[OwnedFd; 3], terminal: boo
     nix::unistd::setresgid(gid, gid, gid).map_err(errno("set the group"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(errno("set the user"))?;
     prctl::set_keepcaps(false).map_err(errno("keep the capabilities no longer"))?;
-    // What loading a filter without no_new_privs and dropping the bounding set take; the last steps leave only what is asked for.
-    let permitted = caps::read(None, caps::CapSet::Permitted).map_err(|error| format!("read the capabilities: {error}"))?;
+    // What loading a filter without no_new_privs and dropping the bounding set take; the last steps leave only what is
+    // asked for.
+    let permitted =
+        caps::read(None, caps::CapSet::Permitted).map_err(|error| format!("read the capabilities: {error}"))?;
     caps::set(None, caps::CapSet::Effective, &permitted).map_err(|error| format!("use the capabilities: {error}"))?;
     if retry {
         nix::unistd::chdir(cwd)
@@ -253,5 +285,6 @@ fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
     };
     let bound = |value: u64| (value != u64::MAX).then_some(value);
     let new = Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) };
-    rustix::process::setrlimit(resource, new).map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
+    rustix::process::setrlimit(resource, new)
+        .map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
 }

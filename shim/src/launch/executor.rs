@@ -1,7 +1,8 @@
-//! The last steps of every process, init and exec alike: from a privileged copy of the launch process to the pod's program.
+//! The last steps of every process, init and exec alike: from a privileged copy of the launch process to the pod's
+//! program.
 //!
-//! Everything here runs single-threaded in the process itself. Nothing returns: it executes the program, or writes why not into
-//! the exec pipe and ends.
+//! Everything here runs single-threaded in the process itself. Nothing returns: it executes the program, or writes why
+//! not into the exec pipe and ends.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -24,8 +25,8 @@ use super::error::{Failure, chain, go_errno};
 use super::filters::Filters;
 use super::lookup;
 
-/// First byte on the exec pipe once the process is hardened. Without it an end of the pipe means the process died, not that it
-/// executed its program.
+/// First byte on the exec pipe once the process is hardened. Without it an end of the pipe means the process died, not
+/// that it executed its program.
 pub(super) const READY: u8 = 0x06;
 
 /// The most that is read of an error on the exec pipe.
@@ -37,8 +38,8 @@ pub(super) struct CapabilitySets {
     sets: [CapsHashSet; 5],
 }
 
-/// In the order they must be changed: the bounding set first, because it takes CAP_SETPCAP, and the ambient set before the two
-/// it must stay within.
+/// In the order they must be changed: the bounding set first, because it takes CAP_SETPCAP, and the ambient set before
+/// the two it must stay within.
 const ORDER: [(CapSet, &str); 5] = [
     (CapSet::Bounding, "CapBnd"),
     (CapSet::Ambient, "CapAmb"),
@@ -73,7 +74,8 @@ impl CapabilitySets {
         // One at a time: there is no setting it, only dropping from it.
         let held = caps::read(None, CapSet::Bounding).map_err(|error| format!("read CapBnd: {error}"))?;
         for capability in held.difference(bounding) {
-            caps::drop(None, CapSet::Bounding, *capability).map_err(|error| format!("drop {capability} from CapBnd: {error}"))?;
+            caps::drop(None, CapSet::Bounding, *capability)
+                .map_err(|error| format!("drop {capability} from CapBnd: {error}"))?;
         }
         set(CapSet::Ambient, "CapAmb", &CapsHashSet::new())?;
         set(CapSet::Inheritable, "CapInh", inheritable)?;
@@ -98,8 +100,8 @@ pub(super) struct Payload {
     pub no_new_privileges: bool,
     floor: bool,
     filters: Filters,
-    /// The node's `/proc`, opened before any of the container's mounts existed: what it says of this process cannot be faked by
-    /// an image, nor hidden by a mask.
+    /// The node's `/proc`, opened before any of the container's mounts existed: what it says of this process cannot be
+    /// faked by an image, nor hidden by a mask.
     proc: OwnedFd,
     /// Write end of the exec pipe.
     errors: OwnedFd,
@@ -236,10 +238,13 @@ impl Payload {
     }
 
     fn status(&self) -> Result<Status, String> {
-        let fd = nix::fcntl::openat(self.proc.as_fd(), "self/status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| format!("open /proc/self/status: {}", go_errno(errno)))?;
+        let fd =
+            nix::fcntl::openat(self.proc.as_fd(), "self/status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| format!("open /proc/self/status: {}", go_errno(errno)))?;
         let mut text = String::new();
-        std::fs::File::from(fd).read_to_string(&mut text).map_err(|error| format!("read /proc/self/status: {error}"))?;
+        std::fs::File::from(fd)
+            .read_to_string(&mut text)
+            .map_err(|error| format!("read /proc/self/status: {error}"))?;
         Status::parse(&text).ok_or_else(|| "cannot understand /proc/self/status".to_owned())
     }
 }

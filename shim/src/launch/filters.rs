@@ -5,8 +5,8 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use super::error::{Failure, Step};
 
-/// The programs in the order they are loaded: the floor first, because a profile loaded before it could answer seccomp(2) with
-/// success and nothing done.
+/// The programs in the order they are loaded: the floor first, because a profile loaded before it could answer
+/// seccomp(2) with success and nothing done.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filters {
     /// The floor; `None` in audit mode.

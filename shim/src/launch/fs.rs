@@ -22,7 +22,8 @@ pub(super) fn open_root(path: &Path) -> Result<OwnedFd, Failure> {
 
 /// Refuses an image whose `/dev`, `/proc` or `/sys` is anything but a directory or missing.
 ///
-/// libcontainer makes device nodes and links in `<rootfs>/dev` by path: a link there leads it out onto the node (CVE-2026-41579).
+/// libcontainer makes device nodes and links in `<rootfs>/dev` by path: a link there leads it out onto the node
+/// (CVE-2026-41579).
 pub(super) fn check_image(rootfs: &OwnedFd) -> Result<(), Failure> {
     for name in ["dev", "proc", "sys"] {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -38,8 +39,8 @@ pub(super) fn check_image(rootfs: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a mount that links of the image lead into `/proc`. What links of a volume do shows only once it is mounted, see
-/// [`check_proc`](super::propagation::check_proc).
+/// Refuses a mount that links of the image lead into `/proc`. What links of a volume do shows only once it is mounted,
+/// see [`check_proc`](super::propagation::check_proc).
 pub(super) fn check_destinations(root: &OwnedFd, rootfs: &Path, mounts: &[Mount]) -> Result<(), Failure> {
     let top = std::fs::canonicalize(rootfs).step(format!("resolve {}", rootfs.display()))?;
     for mount in mounts {
@@ -84,8 +85,8 @@ fn dangling(root: &OwnedFd, path: &Path) -> Option<PathBuf> {
     Some(clean(&path.parent()?.join(target)))
 }
 
-/// Makes what a link of the image points at and a volume is to be mounted on: images ship `/etc/resolv.conf` as such a link.
-/// libcontainer refuses it, runc makes it.
+/// Makes what a link of the image points at and a volume is to be mounted on: images ship `/etc/resolv.conf` as such a
+/// link. libcontainer refuses it, runc makes it.
 fn make_target(root: &OwnedFd, mount: &Mount, target: &Path) -> io::Result<()> {
     if !is_bind(mount) || mount.source().as_ref().is_some_and(|source| source.is_dir()) {
         return make_dirs(root, target);
@@ -97,10 +98,11 @@ fn make_target(root: &OwnedFd, mount: &Mount, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the working directory if it is missing, as runc does: owned by root, in the image or in the volume that covers it.
+/// Makes the working directory if it is missing, as runc does: owned by root, in the image or in the volume that covers
+/// it.
 ///
-/// Where only the container itself could make it (a tmpfs of its own, a read-only volume) it stays missing and the create fails
-/// on it.
+/// Where only the container itself could make it (a tmpfs of its own, a read-only volume) it stays missing and the
+/// create fails on it.
 pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path) -> Result<(), Failure> {
     let step = || format!("make the working directory {}", cwd.display());
     if !cwd.is_absolute() {
@@ -150,11 +152,13 @@ fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a pipe or terminal to the container's user, so that it can open `/dev/stdout` again; the group stays, as in runc.
+/// Gives a pipe or terminal to the container's user, so that it can open `/dev/stdout` again; the group stays, as in
+/// runc.
 pub(super) fn give(stream: &OwnedFd, uid: u32) -> Result<(), Failure> {
     let found = fstat(stream).step("look at a standard stream")?;
     let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-    let null = kind == SFlag::S_IFCHR && (nix::sys::stat::major(found.st_rdev), nix::sys::stat::minor(found.st_rdev)) == (1, 3);
+    let null = kind == SFlag::S_IFCHR
+        && (nix::sys::stat::major(found.st_rdev), nix::sys::stat::minor(found.st_rdev)) == (1, 3);
     if null || found.st_uid == uid || !(kind == SFlag::S_IFIFO || kind == SFlag::S_IFCHR) {
         return Ok(());
     }

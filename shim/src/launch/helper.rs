@@ -62,7 +62,7 @@ pub fn helper_main() -> ExitCode {
             let mut fds = vec![made.pidfd.as_fd()];
             fds.extend(made.console.as_ref().map(AsFd::as_fd));
             // Only once the daemon has the pidfd in its socket may the process go on.
-            answer(&reply, &fds).map(|()| drop(after))
+            answer(&reply, &fds).and_then(|()| after.map_or(Ok(()), exec::Go::go))
         }
         Err(failure) => answer(&Reply::Failed(failure), &[]),
     };

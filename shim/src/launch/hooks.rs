@@ -1,4 +1,5 @@
-//! The hooks libcontainer leaves to us: poststart and poststop. The earlier ones it runs itself, in the launch process or in init.
+//! The hooks libcontainer leaves to us: poststart and poststop. The earlier ones it runs itself, in the launch process
+//! or in init.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -97,9 +98,10 @@ async fn run(hook: &Hook, state: &State) -> Result<(), HookError> {
     let mut group = Group(Some(pid));
     let watched = rustix::process::Pid::from_raw(pid.as_raw())
         .ok_or(io::ErrorKind::NotFound.into())
-        .and_then(|pid| Ok(crate::sys::watch_fd(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)?))
+        .and_then(|pid| crate::sys::watch_fd(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE))
         .map_err(failed("watch"))?;
-    let stdin = child.stdin.take().map(|stdin| Sender::from_owned_fd(stdin.into())).transpose().map_err(failed("talk to"))?;
+    let stdin =
+        child.stdin.take().map(|stdin| Sender::from_owned_fd(stdin.into())).transpose().map_err(failed("talk to"))?;
     let ended = async {
         if let Some(mut stdin) = stdin {
             // A hook need not read it.
@@ -114,8 +116,12 @@ async fn run(hook: &Hook, state: &State) -> Result<(), HookError> {
     group.0 = None;
     match waitid(Id::PIDFd(watched.get_ref().as_fd()), WaitPidFlag::WEXITED) {
         Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-        Ok(WaitStatus::Exited(_, code)) => Err(HookError::Failed { path: path.clone(), status: format!("exit code {code}") }),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Err(HookError::Failed { path: path.clone(), status: signal.to_string() }),
+        Ok(WaitStatus::Exited(_, code)) => {
+            Err(HookError::Failed { path: path.clone(), status: format!("exit code {code}") })
+        }
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            Err(HookError::Failed { path: path.clone(), status: signal.to_string() })
+        }
         Ok(_) => Err(HookError::Failed { path: path.clone(), status: "unknown status".to_owned() }),
         Err(errno) => Err(failed("await")(errno.into())),
     }
@@ -165,7 +171,8 @@ mod tests {
     }
 
     fn hook(script: &str, timeout: Option<i64>) -> Hook {
-        let json = serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["K=v"], "timeout": timeout });
+        let json =
+            serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["K=v"], "timeout": timeout });
         serde_json::from_value(json).expect("hook")
     }
 

@@ -15,10 +15,13 @@ use super::error::go_errno;
 /// The longest `/etc/passwd` that is searched for a home.
 const LONGEST_PASSWD: u64 = 1 << 20;
 
-/// The file `program` names, searched in `path` if it holds no slash; the rules and the words are those of Go's `exec.LookPath`.
+/// The file `program` names, searched in `path` if it holds no slash; the rules and the words are those of Go's
+/// `exec.LookPath`.
 pub(super) fn program(program: &str, path: &str) -> Result<PathBuf, String> {
     if program.contains('/') {
-        return executable(Path::new(program)).map(|()| PathBuf::from(program)).map_err(|why| format!("exec: {program:?}: {why}"));
+        return executable(Path::new(program))
+            .map(|()| PathBuf::from(program))
+            .map_err(|why| format!("exec: {program:?}: {why}"));
     }
     for dir in path.split(':').filter(|_| !path.is_empty()) {
         // An empty entry means the working directory, which LookPath finds and then refuses.
@@ -54,7 +57,8 @@ pub(super) fn environment(env: &[String]) -> Result<Vec<CString>, String> {
             _ => return Err(format!("environment entry {entry:?} is not of the form KEY=value")),
         };
         if seen.insert(key) {
-            let text = CString::new(entry.as_str()).map_err(|_| format!("environment variable {key:?} holds a NUL byte"))?;
+            let text =
+                CString::new(entry.as_str()).map_err(|_| format!("environment variable {key:?} holds a NUL byte"))?;
             kept.push(text);
         }
     }

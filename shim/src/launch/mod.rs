@@ -1,12 +1,13 @@
 //! The privileged sequence that makes a process: of a container, or in one.
 //!
-//! The daemon never clones. For each create and exec it executes its own binary as a short-lived, single-threaded launch
-//! process with nothing inherited ([`helper_main`]), hands it one request over a socket and reads one answer. The process made
-//! is a child of the *daemon*. Its last steps before execve are one piece of code for init and exec ([`executor`]): no new
-//! privileges, capabilities dropped, the floor, the pod's own filters.
+//! The daemon never clones. For each create and exec it executes its own binary as a short-lived, single-threaded
+//! launch process with nothing inherited ([`helper_main`]), hands it one request over a socket and reads one answer.
+//! The process made is a child of the *daemon*. Its last steps before execve are one piece of code for init and exec
+//! ([`executor`]): no new privileges, capabilities dropped, the floor, the pod's own filters.
 //!
-//! Whatever happens, a launch that does not succeed leaves no process: the launch process runs in a process group of its own
-//! and carries a token on its command line, which everything cloned from it shows too until it executes something else.
+//! Whatever happens, a launch that does not succeed leaves no process: the launch process runs in a process group of
+//! its own and carries a token on its command line, which everything cloned from it shows too until it executes
+//! something else.
 
 use std::fs::File;
 use std::io;
@@ -23,10 +24,10 @@ use rustix::mount::OpenTreeFlags;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 
+use self::child::Child;
 pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
-use self::child::Child;
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
 use crate::rootfs::Mount;
@@ -65,7 +66,8 @@ pub struct Process {
 pub struct Create {
     /// Container id.
     pub id: String,
-    /// A directory only root can enter, made by the caller; the hardened `config.json` and libcontainer's state go there.
+    /// A directory only root can enter, made by the caller; the hardened `config.json` and libcontainer's state go
+    /// there.
     pub dir: PathBuf,
     /// Where the root filesystem is mounted.
     pub rootfs: PathBuf,
@@ -154,8 +156,9 @@ impl Launcher {
 
     /// Pins `exe`, which must be the shim's binary.
     ///
-    /// The executable is reached through a detached mount of its own that is read-only, so that a container which gets hold of
-    /// `/proc/self/exe` of a process it was cloned from cannot write to the binary the node runs as root (CVE-2019-5736).
+    /// The executable is reached through a detached mount of its own that is read-only, so that a container which gets
+    /// hold of `/proc/self/exe` of a process it was cloned from cannot write to the binary the node runs as root
+    /// (CVE-2019-5736).
     ///
     /// # Errors
     /// [`LaunchError::Pin`].
@@ -178,9 +181,9 @@ impl Launcher {
 
     /// Makes a container whose init waits for its start.
     ///
-    /// The daemon must not reap children it does not know while this runs. After an error no process of the container is left
-    /// but what a hook of it may have forked off, which is in its cgroup; the cgroup, the mounts at `rootfs` and `dir` are the
-    /// caller's to remove.
+    /// The daemon must not reap children it does not know while this runs. After an error no process of the container
+    /// is left but what a hook of it may have forked off, which is in its cgroup; the cgroup, the mounts at `rootfs`
+    /// and `dir` are the caller's to remove.
     ///
     /// # Errors
     /// [`LaunchError`], in runc's words where kubelet shows them.
@@ -243,8 +246,8 @@ impl Launcher {
         init: Option<&OwnedFd>,
         terminal: bool,
     ) -> Result<Launched, LaunchError> {
-        let (errors, errors_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-            .map_err(|errno| channel("make the exec pipe")(errno.into()))?;
+        let (errors, errors_write) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| channel("make the exec pipe")(errno.into()))?;
         let (child, socket) = Child::spawn(&self.exe)?;
         let mut fds = vec![errors_write.as_fd()];
         fds.extend(streams.iter().flatten().map(AsFd::as_fd));

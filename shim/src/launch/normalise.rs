@@ -1,7 +1,7 @@
 //! Turns a hardened spec into one libcontainer 0.7 does with exactly what the spec says, or refuses it in one sentence.
 //!
-//! A pure function. What libcontainer ignores, misreads or does wrongly is made explicit here, kept for ourselves to do, or
-//! unsupported.
+//! A pure function. What libcontainer ignores, misreads or does wrongly is made explicit here, kept for ourselves to
+//! do, or unsupported.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -38,8 +38,8 @@ pub(super) struct Normalised {
     pub propagation: Vec<Propagation>,
 }
 
-/// Makes `spec` one libcontainer gets right. `rootfs` is absolute. `privileged_load` keeps what loading a filter without
-/// no_new_privs takes until our own last steps drop it.
+/// Makes `spec` one libcontainer gets right. `rootfs` is absolute. `privileged_load` keeps what loading a filter
+/// without no_new_privs takes until our own last steps drop it.
 pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) -> Result<Normalised, Unsupported> {
     check_hooks(spec.hooks().as_ref())?;
     check_linux(&spec)?;
@@ -55,8 +55,8 @@ pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) ->
     process.set_capabilities(Some(explicit(process.capabilities().as_ref(), privileged_load)));
     // `false` reads as "set" in places; absent is the same to everybody.
     process.set_no_new_privileges(process.no_new_privileges().filter(|set| *set));
-    // Ours goes to execve(2) directly. With a HOME here libcontainer does not ask the C library for one, which would load, into a
-    // process that has no filter yet, the module the image's nsswitch.conf names.
+    // Ours goes to execve(2) directly. With a HOME here libcontainer does not ask the C library for one, which would
+    // load, into a process that has no filter yet, the module the image's nsswitch.conf names.
     process.set_env(Some(vec!["HOME=/".to_owned()]));
     spec.set_process(Some(process));
 
@@ -123,7 +123,9 @@ fn check_linux(spec: &Spec) -> Result<(), Unsupported> {
     if has(LinuxNamespaceType::User) || mapped(linux.uid_mappings()) || mapped(linux.gid_mappings()) {
         return unsupported("user namespaces are");
     }
-    if !has(LinuxNamespaceType::Mount) || namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some()) {
+    if !has(LinuxNamespaceType::Mount)
+        || namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some())
+    {
         return unsupported("a container without a mount namespace of its own is");
     }
     if has(LinuxNamespaceType::Time) || linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) {
@@ -182,7 +184,8 @@ fn check_nesting(mounts: &[Mount], propagation: &[Propagation]) -> Result<(), Un
     let shared = |path: &Path| propagation.iter().any(|p| p.destination == path && p.kind == libc::MS_SHARED);
     for (index, outer) in mounts.iter().enumerate().filter(|(_, mount)| is_bind(mount)) {
         let outer = clean(outer.destination());
-        let inner = mounts[index + 1..].iter().map(|mount| clean(mount.destination())).find(|inner| inner.starts_with(&outer));
+        let inner =
+            mounts[index + 1..].iter().map(|mount| clean(mount.destination())).find(|inner| inner.starts_with(&outer));
         if let Some(inner) = inner.filter(|_| !shared(&outer)) {
             return unsupported(format!(
                 "the mount at {}, below the one at {}, together with bidirectional mount propagation is",

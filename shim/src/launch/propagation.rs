@@ -8,8 +8,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, Stat
 use super::error::{Failure, Step};
 use super::normalise::Propagation;
 
-/// Sets the propagation the spec asks for, which libcontainer drops. This process must already be in the container's mount
-/// namespace and have its root.
+/// Sets the propagation the spec asks for, which libcontainer drops. This process must already be in the container's
+/// mount namespace and have its root.
 pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
     for wanted in propagation {
         let step = || format!("set the propagation of the mount at {}", wanted.destination.display());
@@ -26,7 +26,8 @@ pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a container in which anything but the runtime's own masks lies on `/proc`, whatever way a mount was led there.
+/// Refuses a container in which anything but the runtime's own masks lies on `/proc`, whatever way a mount was led
+/// there.
 ///
 /// `proc` is the node's `/proc`; `own` are the masked and read-only paths of the spec.
 pub(super) fn check_proc(proc: &OwnedFd, pid: i32, own: &[String]) -> Result<(), Failure> {

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,8 @@ pub(super) enum Request {
     Exec(Box<ExecRequest>),
 }
 
-/// What both requests hold. The descriptors that come along are the write end of the exec pipe, the streams that are `true`
-/// here, and for an exec the pidfd of the container's init.
+/// What both requests hold. The descriptors that come along are the write end of the exec pipe, the streams that are
+/// `true` here, and for an exec the pidfd of the container's init.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Common {
     /// Container id.

@@ -20,30 +20,33 @@ pub async fn a_container_runs_under_the_floor() {
     let (status, output) = bundle.run().await;
     assert_eq!(status, 1, "{output}");
     assert!(output.contains("swapoff: /x: Operation not permitted"), "{output}");
-    has_lines(&output, &[
-        "Seccomp:\t2",
-        "Seccomp_filters:\t1",
-        "NoNewPrivs:\t1",
-        "SigIgn:\t0000000000000000",
-        "SigBlk:\t0000000000000000",
-        "CapInh:\t0000000000000000",
-        "CapPrm:\t0000000000000000",
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "CapAmb:\t0000000000000000",
-        "Uid:\t1000\t1000\t1000\t1000",
-        "Gid:\t1000\t1000\t1000\t1000",
-        "Groups:\t1000 ",
-    ]);
+    has_lines(
+        &output,
+        &[
+            "Seccomp:\t2",
+            "Seccomp_filters:\t1",
+            "NoNewPrivs:\t1",
+            "SigIgn:\t0000000000000000",
+            "SigBlk:\t0000000000000000",
+            "CapInh:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "CapBnd:\t0000000000000000",
+            "CapAmb:\t0000000000000000",
+            "Uid:\t1000\t1000\t1000\t1000",
+            "Gid:\t1000\t1000\t1000\t1000",
+            "Groups:\t1000 ",
+        ],
+    );
 }
 
 pub async fn the_container_sees_only_its_own_streams_and_environment() {
-    let mut bundle = Bundle::sh("echo fds: /proc/$$/fd/*; umask; env; echo pid $$");
+    let mut bundle = Bundle::sh("echo again > /dev/stdout; echo fds: /proc/$$/fd/*; umask; env; echo pid $$");
     bundle.spec["process"]["env"] = json!(["A=1", "PATH=/bin", "A=2"]);
     let (status, output) = bundle.run().await;
     assert_eq!(status, 0, "{output}");
     // The shell keeps one more while it expands the pattern: the directory it reads.
-    has_lines(&output, &["0022", "A=2", "PATH=/bin", "HOME=/home/agent", "pid 1"]);
+    has_lines(&output, &["again", "0022", "A=2", "PATH=/bin", "HOME=/home/agent", "pid 1"]);
     let fds = output.lines().find_map(|line| line.strip_prefix("fds: ")).expect("fds");
     assert_eq!(fds.trim(), "/proc/1/fd/0 /proc/1/fd/1 /proc/1/fd/2 /proc/1/fd/3", "{output}");
     let extra = output.lines().filter(|line| line.contains('=')).count();
@@ -67,6 +70,18 @@ pub async fn a_profile_of_the_pod_is_loaded_on_top_of_the_floor() {
     assert!(output.contains("swapoff: /x: Operation not permitted"), "{output}");
 }
 
+pub async fn the_one_capability_the_floor_leaves_arrives_in_all_sets() {
+    let mut bundle = Bundle::sh("cat /proc/self/status");
+    let caps = json!(["CAP_NET_BIND_SERVICE"]);
+    bundle.spec["process"]["capabilities"] =
+        json!({ "bounding": caps, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": caps });
+    let (status, output) = bundle.run().await;
+    assert_eq!(status, 0, "{output}");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        has_lines(&output, &[&format!("{set}:\t0000000000000400")]);
+    }
+}
+
 pub async fn a_missing_program_fails_the_create_in_runcs_words() {
     for (program, reason) in [
         ("nosuch", "executable file not found in $PATH"),
@@ -75,7 +90,8 @@ pub async fn a_missing_program_fails_the_create_in_runcs_words() {
         ("/etc/passwd", "permission denied"),
     ] {
         let error = Bundle::args(&[program]).fails().await;
-        let expected = format!("OCI runtime create failed: unable to start container process: exec: {program:?}: {reason}");
+        let expected =
+            format!("OCI runtime create failed: unable to start container process: exec: {program:?}: {reason}");
         assert_eq!(error, expected);
     }
 }
@@ -96,8 +112,11 @@ pub async fn a_missing_working_directory_is_made() {
     let mut bundle = Bundle::sh("pwd");
     let volume = tempfile::tempdir().expect("tempdir");
     fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-    bundle.mount(json!({ "destination": "/data", "type": "bind", "source": volume.path(), "options": ["rbind", "rprivate"] }));
-    for (cwd, made) in [("/work/here", bundle.rootfs().join("work/here")), ("/data/there", volume.path().join("there"))] {
+    bundle.mount(
+        json!({ "destination": "/data", "type": "bind", "source": volume.path(), "options": ["rbind", "rprivate"] }),
+    );
+    for (cwd, made) in [("/work/here", bundle.rootfs().join("work/here")), ("/data/there", volume.path().join("there"))]
+    {
         let mut one = Bundle::sh("pwd");
         one.spec["mounts"] = bundle.spec["mounts"].clone();
         one.spec["process"]["cwd"] = json!(cwd);
@@ -145,29 +164,33 @@ pub async fn audit_mode_keeps_what_the_spec_asks_for() {
     created.start.start().await.expect("start");
     assert_eq!(wait(&created.init).await, 0);
     let output = output.read();
-    has_lines(&output, &[
-        "Seccomp_filters:\t1",
-        "NoNewPrivs:\t0",
-        "CapEff:\t0000000000000401",
-        "CapPrm:\t0000000000000401",
-        "CapBnd:\t0000000000000401",
-        "CapInh:\t0000000000000000",
-    ]);
+    has_lines(
+        &output,
+        &[
+            "Seccomp_filters:\t1",
+            "NoNewPrivs:\t0",
+            "CapEff:\t0000000000000401",
+            "CapPrm:\t0000000000000401",
+            "CapBnd:\t0000000000000401",
+            "CapInh:\t0000000000000000",
+        ],
+    );
 }
 
 pub async fn propagation_is_what_the_spec_asks_for() {
     let source = SharedMount::new();
-    for (option, root, expected) in [
-        ("rprivate", None, ""),
-        ("rslave", Some("rslave"), "master:"),
-        ("rshared", Some("rshared"), "shared:"),
-    ] {
-        let mut bundle = Bundle::sh("while ! [ -e /data/below/go ]; do sleep 0.02; done; grep -c below /proc/self/mountinfo");
+    for (option, root, expected) in
+        [("rprivate", None, ""), ("rslave", Some("rslave"), "master:"), ("rshared", Some("rshared"), "shared:")]
+    {
+        let mut bundle =
+            Bundle::sh("while ! [ -e /data/below/go ]; do sleep 0.02; done; grep -c below /proc/self/mountinfo");
         bundle.spec["process"]["args"] = json!(["sh", "-c", "grep ' /data ' /proc/self/mountinfo; sleep 100"]);
         if let Some(root) = root {
             bundle.spec["linux"]["rootfsPropagation"] = json!(root);
         }
-        bundle.mount(json!({ "destination": "/data", "type": "bind", "source": source.path(), "options": ["rbind", option] }));
+        bundle.mount(
+            json!({ "destination": "/data", "type": "bind", "source": source.path(), "options": ["rbind", option] }),
+        );
         let (created, _output) = bundle.create().await.expect("create");
         created.start.start().await.expect("start");
         let info = fs::read_to_string(format!("/proc/{}/mountinfo", created.init.pid)).expect("mountinfo");

@@ -107,7 +107,8 @@ pub async fn an_exec_has_a_terminal() {
 pub async fn an_exec_keeps_its_limits_and_directory() {
     let bundle = Bundle::args(&["sleep", "100"]);
     let init = running(&bundle).await;
-    let (mut request, output) = bundle.exec(&init, &["sh", "-c", "pwd; ulimit -n; umask; cat /proc/self/oom_score_adj"]);
+    let (mut request, output) =
+        bundle.exec(&init, &["sh", "-c", "pwd; ulimit -n; umask; cat /proc/self/oom_score_adj"]);
     request.process.set_cwd("/tmp".into());
     let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": 64, "hard": 65 }]);
     request.process.set_rlimits(serde_json::from_value(limits).expect("limits"));

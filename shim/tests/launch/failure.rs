@@ -42,7 +42,9 @@ pub async fn a_launch_process_killed_at_any_time_leaves_nothing() {
             // The only child that exists now and is its own group leader in our session is the launch process.
             for pid in children() {
                 let pid = nix::unistd::Pid::from_raw(pid);
-                if nix::unistd::getpgid(Some(pid)) == Ok(pid) && nix::unistd::getsid(Some(pid)) == nix::unistd::getsid(None) {
+                if nix::unistd::getpgid(Some(pid)) == Ok(pid)
+                    && nix::unistd::getsid(Some(pid)) == nix::unistd::getsid(None)
+                {
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
                 }
             }

@@ -1,7 +1,8 @@
 //! Images and specs that want the node.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
@@ -11,7 +12,9 @@ use crate::support::*;
 pub async fn a_link_for_dev_leaves_the_node_untouched() {
     let outside = tempfile::tempdir().expect("tempdir");
     fs::write(outside.path().join("ptmx"), "precious").expect("write");
-    for target in [outside.path().to_path_buf(), Path::new("../../..").join(outside.path().strip_prefix("/").expect("absolute"))] {
+    for target in
+        [outside.path().to_path_buf(), Path::new("../../..").join(outside.path().strip_prefix("/").expect("absolute"))]
+    {
         let bundle = Bundle::sh("true");
         fs::remove_dir(bundle.rootfs().join("dev")).expect("rmdir");
         symlink(&target, bundle.rootfs().join("dev")).expect("symlink");
@@ -28,7 +31,9 @@ pub async fn a_volume_on_proc_is_refused_whatever_way_it_is_led_there() {
     let volume = tempfile::tempdir().expect("tempdir");
     for destination in ["/proc", "/proc/self", "/proc/sys/kernel", "/x/../proc"] {
         let mut bundle = Bundle::sh("true");
-        bundle.mount(json!({ "destination": destination, "type": "bind", "source": volume.path(), "options": ["rbind"] }));
+        bundle.mount(
+            json!({ "destination": destination, "type": "bind", "source": volume.path(), "options": ["rbind"] }),
+        );
         let error = bundle.fails().await;
         assert!(error.contains("in the proc file system"), "{error}");
     }
@@ -36,7 +41,9 @@ pub async fn a_volume_on_proc_is_refused_whatever_way_it_is_led_there() {
     for (link, destination) in [("/proc", "/a"), ("/proc/sys", "/a"), ("/proc", "/a/sys"), ("/usr/../proc/sys", "/a")] {
         let mut bundle = Bundle::sh("true");
         symlink(link, bundle.rootfs().join("a")).expect("symlink");
-        bundle.mount(json!({ "destination": destination, "type": "bind", "source": volume.path(), "options": ["rbind"] }));
+        bundle.mount(
+            json!({ "destination": destination, "type": "bind", "source": volume.path(), "options": ["rbind"] }),
+        );
         let error = bundle.fails().await;
         assert!(error.contains("its destination lies in the proc file system"), "{error}");
     }
@@ -70,8 +77,14 @@ pub async fn the_binary_of_the_node_cannot_be_written_from_a_container() {
     fs::write(&entry, "#!/proc/self/exe\n").expect("write");
     fs::set_permissions(&entry, fs::Permissions::from_mode(0o755)).expect("chmod");
     let (created, _output) = bundle.create().await.expect("create");
+    let pinned = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(format!("/proc/{}/exe", created.init.pid))
+        .expect("the binary of the waiting init");
     // A second container shares the pid namespace and reaches for the waiting init's binary.
-    let mut thief = Bundle::sh("cat /proc/1/cmdline; echo; for f in /proc/*/exe; do (echo hacked >> $f) 2>&1; done; echo done");
+    let mut thief =
+        Bundle::sh("cat /proc/1/cmdline; echo; for f in /proc/*/exe; do (echo hacked >> $f) 2>&1; done; echo done");
     thief.spec["process"]["user"] = json!({ "uid": 0, "gid": 0 });
     thief.spec["linux"]["namespaces"][0]["path"] = json!(format!("/proc/{}/ns/pid", created.init.pid));
     let (_, output) = thief.run().await;
@@ -80,18 +93,10 @@ pub async fn the_binary_of_the_node_cannot_be_written_from_a_container() {
     let status = wait(&created.init).await;
     assert!(started.is_err() || status != 0, "the binary ran as a container's program: {status}");
     assert_eq!(fs::read(exe).expect("read"), before);
-    // And from where nothing else stands in the way: this process may write the file, but not through that mount.
-    let launcher_exe = rustix::mount::open_tree(
-        rustix::fs::CWD,
-        exe,
-        rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .expect("clone");
-    curb::sys::mount_set_read_only(&launcher_exe).expect("read-only");
-    use std::os::fd::AsRawFd;
+    // Nobody executes it any more. Even root of the node, whom nothing else stops, cannot write to it this way.
     let error = fs::File::options()
         .append(true)
-        .open(format!("/proc/self/fd/{}", launcher_exe.as_raw_fd()))
+        .open(format!("/proc/self/fd/{}", pinned.as_raw_fd()))
         .expect_err("read-only");
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 }

@@ -1,7 +1,7 @@
 //! The launch sequence against the real kernel: needs root and `/bin/busybox`, nothing else.
 //!
-//! One single-threaded process plays the daemon, as the shim's is, so that children, subreaper and parent-death signals mean
-//! what they mean there.
+//! One single-threaded process plays the daemon, as the shim's is, so that children, subreaper and parent-death signals
+//! mean what they mean there.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::future::Future;
@@ -30,6 +30,7 @@ const TESTS: &[Test] = tests![
     create::a_container_runs_under_the_floor,
     create::the_container_sees_only_its_own_streams_and_environment,
     create::a_profile_of_the_pod_is_loaded_on_top_of_the_floor,
+    create::the_one_capability_the_floor_leaves_arrives_in_all_sets,
     create::a_missing_program_fails_the_create_in_runcs_words,
     create::a_program_the_kernel_refuses_fails_the_start,
     create::a_missing_working_directory_is_made,

@@ -76,7 +76,10 @@ fn what_is_not_supported_is_refused_by_name() {
         ("/proc,", Box::new(mount(bind("proc")))),
         ("/dev", Box::new(mount(bind("/dev")))),
         ("root file system", Box::new(mount(bind("/")))),
-        ("id-mapped", Box::new(mount(json!({ "destination": "/m", "type": "bind", "source": "/s", "options": ["ridmap"] })))),
+        (
+            "id-mapped",
+            Box::new(mount(json!({ "destination": "/m", "type": "bind", "source": "/s", "options": ["ridmap"] }))),
+        ),
         ("user namespaces", Box::new(|spec| spec["linux"]["namespaces"][1]["type"] = "user".into())),
         ("mount namespace", Box::new(|spec| spec["linux"]["namespaces"] = json!([{ "type": "pid" }]))),
         ("AppArmor", Box::new(|spec| spec["process"]["apparmorProfile"] = "x".into())),
@@ -86,7 +89,9 @@ fn what_is_not_supported_is_refused_by_name() {
         ("cgroup setting", Box::new(|spec| spec["linux"]["resources"] = json!({ "unified": { "/etc/passwd": "x" } }))),
         (
             "listener",
-            Box::new(|spec| spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x" })),
+            Box::new(|spec| {
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x" })
+            }),
         ),
     ];
     for (word, change) in cases {

@@ -34,10 +34,13 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(name)).expect("mkdir");
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox");
-        for applet in ["sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep"] {
+        for applet in
+            ["sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep"]
+        {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
         }
-        fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n").expect("passwd");
+        fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n")
+            .expect("passwd");
         fs::create_dir(dir.path().join("private")).expect("mkdir");
         let spec = json!({
             "ociVersion": "1.1.0",
@@ -54,9 +57,17 @@ impl Bundle {
                 { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
                 { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
                 { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+                { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] },
+                { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
                 { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+                { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] },
             ],
             "linux": {
+                "resources": {
+                    "devices": [{ "allow": false, "access": "rwm" }],
+                    "memory": { "limit": 64 << 20 },
+                    "cpu": { "shares": 100 },
+                },
                 "cgroupsPath": format!("/curb-test/{id}"),
                 "namespaces": [
                     { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" },
@@ -233,7 +244,13 @@ pub fn settle() {
     }
     let left: Vec<_> = children()
         .into_iter()
-        .map(|pid| (pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default(), fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default()))
+        .map(|pid| {
+            (
+                pid,
+                fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
+                fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default(),
+            )
+        })
         .collect();
     assert!(left.is_empty(), "children are left: {left:?}");
 }
