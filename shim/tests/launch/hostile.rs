@@ -94,10 +94,8 @@ pub async fn the_binary_of_the_node_cannot_be_written_from_a_container() {
     assert!(started.is_err() || status != 0, "the binary ran as a container's program: {status}");
     assert_eq!(fs::read(exe).expect("read"), before);
     // Nobody executes it any more. Even root of the node, whom nothing else stops, cannot write to it this way.
-    let error = fs::File::options()
-        .append(true)
-        .open(format!("/proc/self/fd/{}", pinned.as_raw_fd()))
-        .expect_err("read-only");
+    let error =
+        fs::File::options().append(true).open(format!("/proc/self/fd/{}", pinned.as_raw_fd())).expect_err("read-only");
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
 }
 
