@@ -16,10 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Reflection serves the set as it is: with comments, so that a client can show what a field means.
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(
-        out.join("curb.v1.bin"),
-        compiler.encode_file_descriptor_set(),
-    )?;
+    fs::write(out.join("curb.v1.bin"), compiler.encode_file_descriptor_set())?;
 
     tonic_prost_build::configure()
         .build_client(true)

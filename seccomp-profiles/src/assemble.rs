@@ -88,9 +88,7 @@ impl Assembler {
             [] => return None,
             [only] => return Some(only.target),
             // One number between two runs that agree: one question instead of two.
-            [before, point, after]
-                if before.target == after.target && after.first - point.first == 1 =>
-            {
+            [before, point, after] if before.target == after.target && after.first - point.first == 1 => {
                 return Some(self.branch(op::JEQ, point.first, point.target, before.target));
             }
             _ => {}
@@ -98,14 +96,10 @@ impl Assembler {
         let weight = |run: &Run| 1_u64 << run.cost.min(40);
         let total: u64 = runs.iter().map(weight).sum();
 
-        let dear = (0..runs.len() - 1)
-            .find(|i| weight(&runs[*i]) * 2 > total && runs[i + 1].first - runs[*i].first == 1);
+        let dear =
+            (0..runs.len() - 1).find(|i| weight(&runs[*i]) * 2 > total && runs[i + 1].first - runs[*i].first == 1);
         if let Some(index) = dear {
-            let without = runs
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| *i != index)
-                .map(|(_, run)| *run);
+            let without = runs.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, run)| *run);
             // The hole left behind is closed by its neighbours: that number never gets there.
             let other = self.tree(&merge(without))?;
             return Some(self.branch(op::JEQ, runs[index].first, runs[index].target, other));
@@ -170,10 +164,7 @@ impl Assembler {
     }
 }
 
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the build script compiles the floor with these")
-)]
+#[cfg_attr(not(test), allow(dead_code, reason = "the build script compiles the floor with these"))]
 impl Assembler {
     /// Loads the low word of argument `index`, then goes to `next`.
     pub fn argument(&mut self, index: u32, next: Label) -> Label {
@@ -190,31 +181,16 @@ impl Assembler {
     pub fn one_of(&mut self, values: &[u32], yes: Label, no: Label) -> Label {
         if values.len() <= 2 {
             // Too few for a tree to be shorter than a question each.
-            return values
-                .iter()
-                .rev()
-                .fold(no, |rest, value| self.branch(op::JEQ, *value, yes, rest));
+            return values.iter().rev().fold(no, |rest, value| self.branch(op::JEQ, *value, yes, rest));
         }
-        let mut runs = vec![Run {
-            first: 0,
-            target: no,
-            cost: 1,
-        }];
+        let mut runs = vec![Run { first: 0, target: no, cost: 1 }];
         for value in values {
             if runs.last().is_some_and(|last| last.first == *value) {
                 runs.pop();
             }
-            runs.push(Run {
-                first: *value,
-                target: yes,
-                cost: 1,
-            });
+            runs.push(Run { first: *value, target: yes, cost: 1 });
             if let Some(after) = value.checked_add(1) {
-                runs.push(Run {
-                    first: after,
-                    target: no,
-                    cost: 1,
-                });
+                runs.push(Run { first: after, target: no, cost: 1 });
             }
         }
         self.dispatch(&runs).unwrap_or(no)
@@ -239,15 +215,7 @@ mod tests {
     use crate::interpret::{Call, run};
 
     fn value(program: &Program, nr: u32) -> u32 {
-        run(
-            program.instructions(),
-            &Call {
-                nr,
-                ..Call::default()
-            },
-        )
-        .unwrap()
-        .value
+        run(program.instructions(), &Call { nr, ..Call::default() }).unwrap().value
     }
 
     #[test]
@@ -270,10 +238,7 @@ mod tests {
             let entry = a.load(data::NR, entry);
             let program = a.finish(entry).unwrap();
             let expected = if distance == 0 { 2 } else { 999 + distance };
-            assert_eq!(
-                [0, 1, 4, 5].map(|nr| value(&program, nr)),
-                [1, 2, expected, 2]
-            );
+            assert_eq!([0, 1, 4, 5].map(|nr| value(&program, nr)), [1, 2, expected, 2]);
         }
     }
 
@@ -285,22 +250,14 @@ mod tests {
             let runs: Vec<Run> = [0, 1, 5, 6, 7, 20, 30, 31, 90]
                 .into_iter()
                 .enumerate()
-                .map(|(i, first)| Run {
-                    first,
-                    target: labels[i % 3],
-                    cost: if i % 3 == 1 { cost } else { 1 },
-                })
+                .map(|(i, first)| Run { first, target: labels[i % 3], cost: if i % 3 == 1 { cost } else { 1 } })
                 .collect();
             let tree = a.dispatch(&runs).unwrap();
             let entry = a.load(data::NR, tree);
             let program = a.finish(entry).unwrap();
             for nr in (0..120).chain([u32::MAX]) {
                 let index = runs.iter().rposition(|run| run.first <= nr).unwrap();
-                assert_eq!(
-                    value(&program, nr),
-                    [1, 2, 3][index % 3],
-                    "{nr} at cost {cost}"
-                );
+                assert_eq!(value(&program, nr), [1, 2, 3][index % 3], "{nr} at cost {cost}");
             }
         }
     }

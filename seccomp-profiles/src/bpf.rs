@@ -160,12 +160,7 @@ fn check(program: &[Instruction]) -> Result<(), ProgramError> {
 mod tests {
     use super::*;
 
-    const ALLOW: Instruction = Instruction {
-        code: op::RET,
-        jt: 0,
-        jf: 0,
-        k: ret::ALLOW,
-    };
+    const ALLOW: Instruction = Instruction { code: op::RET, jt: 0, jf: 0, k: ret::ALLOW };
 
     #[test]
     fn a_program_that_could_run_past_its_end_is_refused() {
@@ -179,54 +174,24 @@ mod tests {
             bad(op::LD, 0, 0, 64),
             bad(0xffff, 0, 0, 0),
         ] {
-            assert_eq!(
-                Program::new(vec![first, ALLOW]),
-                Err(ProgramError::Instruction(0)),
-                "{first:?}"
-            );
+            assert_eq!(Program::new(vec![first, ALLOW]), Err(ProgramError::Instruction(0)), "{first:?}");
         }
-        assert_eq!(
-            Program::new(vec![ALLOW, bad(op::LD, 0, 0, 0)]),
-            Err(ProgramError::Instruction(1))
-        );
+        assert_eq!(Program::new(vec![ALLOW, bad(op::LD, 0, 0, 0)]), Err(ProgramError::Instruction(1)));
         assert_eq!(Program::new(vec![]), Err(ProgramError::Length(0)));
-        assert_eq!(
-            Program::new(vec![ALLOW; 4097]),
-            Err(ProgramError::Length(4097))
-        );
+        assert_eq!(Program::new(vec![ALLOW; 4097]), Err(ProgramError::Length(4097)));
         assert!(Program::new(vec![ALLOW; 4096]).is_ok());
     }
 
     #[test]
     fn the_actions_rank_as_the_kernel_ranks_them() {
-        let order = [
-            ret::KILL_PROCESS,
-            ret::KILL_THREAD,
-            ret::TRAP,
-            ret::ERRNO | 1,
-            ret::TRACE | 7,
-            ret::LOG,
-            ret::ALLOW,
-        ];
+        let order =
+            [ret::KILL_PROCESS, ret::KILL_THREAD, ret::TRAP, ret::ERRNO | 1, ret::TRACE | 7, ret::LOG, ret::ALLOW];
         assert!(order.is_sorted_by_key(|v| ret::rank(*v)));
     }
 
     #[test]
     fn bytes_are_those_of_sock_filter() {
-        let p = Program::new(vec![
-            Instruction {
-                code: op::JEQ,
-                jt: 0,
-                jf: 0,
-                k: 0x0102_0304,
-            },
-            ALLOW,
-        ]);
-        assert_eq!(
-            p.map(|p| p.to_bytes()),
-            Ok(vec![
-                0x15, 0, 0, 0, 4, 3, 2, 1, 0x06, 0, 0, 0, 0, 0, 0xff, 0x7f
-            ])
-        );
+        let p = Program::new(vec![Instruction { code: op::JEQ, jt: 0, jf: 0, k: 0x0102_0304 }, ALLOW]);
+        assert_eq!(p.map(|p| p.to_bytes()), Ok(vec![0x15, 0, 0, 0, 4, 3, 2, 1, 0x06, 0, 0, 0, 0, 0, 0xff, 0x7f]));
     }
 }

@@ -53,8 +53,5 @@ pub(crate) fn digest<'a>(programs: impl IntoIterator<Item = &'a Program>) -> Str
     for program in programs {
         hash.update(program.to_bytes());
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

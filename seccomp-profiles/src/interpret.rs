@@ -65,11 +65,7 @@ pub fn trace(
         visit(at, held);
         at = match (i.code, held) {
             (op::RET, _) => {
-                return Ok(Outcome {
-                    value: i.k,
-                    executed,
-                    looked_at_arguments,
-                });
+                return Ok(Outcome { value: i.k, executed, looked_at_arguments });
             }
             (op::JA, _) => at.saturating_add(i.k as usize).saturating_add(1),
             (_, Some(true)) => at + 1 + usize::from(i.jt),
@@ -82,11 +78,7 @@ pub fn trace(
 
 fn load(call: &Call, offset: u32) -> Option<u32> {
     let half = |value: u64| {
-        if offset.is_multiple_of(8) {
-            value as u32
-        } else {
-            (value >> 32) as u32
-        }
+        if offset.is_multiple_of(8) { value as u32 } else { (value >> 32) as u32 }
     };
     match offset {
         data::NR => Some(call.nr),

@@ -92,9 +92,7 @@ pub enum ProfileError {
         listed: String,
     },
     /// An errno the kernel would change.
-    #[error(
-        "seccomp profile: {place}: errnoRet {value} is out of range, at most {limit} is possible"
-    )]
+    #[error("seccomp profile: {place}: errnoRet {value} is out of range, at most {limit} is possible")]
     Errno {
         /// Where.
         place: String,
@@ -126,9 +124,7 @@ pub enum ProfileError {
         place: String,
     },
     /// A name that cannot be left out.
-    #[error(
-        "seccomp profile: {place}: no system call is named {name:?}, and the default would let it run"
-    )]
+    #[error("seccomp profile: {place}: no system call is named {name:?}, and the default would let it run")]
     UnknownName {
         /// Where.
         place: String,
@@ -178,18 +174,11 @@ pub fn compile_profile(profile: &LinuxSeccomp, arch: Arch) -> Result<PodFilters,
     let flags = flags(profile);
     let mut resolved = resolve::resolve(profile, arch)?;
     if flags.wait_killable {
-        resolved.warnings.push(
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV has no effect without a listener".to_owned(),
-        );
+        resolved.warnings.push("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV has no effect without a listener".to_owned());
     }
     let programs = emit::emit(&resolved, arch)?;
     let digest = digest(&programs);
-    Ok(PodFilters {
-        programs,
-        flags,
-        warnings: resolved.warnings,
-        digest,
-    })
+    Ok(PodFilters { programs, flags, warnings: resolved.warnings, digest })
 }
 
 fn flags(profile: &LinuxSeccomp) -> FilterFlags {

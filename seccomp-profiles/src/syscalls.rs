@@ -20,15 +20,11 @@ pub fn number(arch: Arch, name: &str) -> Option<u32> {
 
 /// The name of `number` on `arch`.
 pub fn name(arch: Arch, number: u32) -> Option<&'static str> {
-    table(arch)
-        .iter()
-        .find(|(_, n)| *n == number)
-        .map(|(name, _)| *name)
+    table(arch).iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
 }
 
 /// Is `name` a call of some Linux architecture, if not of `arch`? Such a call cannot be made on `arch`: a rule for it has
 /// nothing to decide.
 pub fn exists_elsewhere(name: &str) -> bool {
-    ELSEWHERE.binary_search(&name).is_ok()
-        || Arch::ALL.iter().any(|arch| number(*arch, name).is_some())
+    ELSEWHERE.binary_search(&name).is_ok() || Arch::ALL.iter().any(|arch| number(*arch, name).is_some())
 }

@@ -4,9 +4,7 @@
 pub fn parse(text: &str) -> Result<Vec<(&str, u32)>, String> {
     let mut table = Vec::new();
     for line in text.lines() {
-        let (number, name) = line
-            .split_once('\t')
-            .ok_or_else(|| format!("no tab in {line:?}"))?;
+        let (number, name) = line.split_once('\t').ok_or_else(|| format!("no tab in {line:?}"))?;
         let number = number.parse().map_err(|e| format!("{line:?}: {e}"))?;
         table.push((name, number));
     }

@@ -75,32 +75,21 @@ pub enum ConfigError {
 /// # Errors
 /// The file exists and cannot be read, is not root's alone to write, or is not understood in full.
 pub fn load(path: &Path) -> Result<Settings, ConfigError> {
-    let read = |source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
     // Without O_NONBLOCK a fifo in the file's place would hang every pod of the node.
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path);
+    let opened =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path);
     let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
         Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(ConfigError::Untrusted {
-                path: path.to_owned(),
-                reason: "it is a symbolic link",
-            });
+            return Err(ConfigError::Untrusted { path: path.to_owned(), reason: "it is a symbolic link" });
         }
         Err(e) => return Err(read(e)),
     };
     let metadata = file.metadata().map_err(read)?;
     if let Some(reason) = distrust(&metadata) {
-        return Err(ConfigError::Untrusted {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(ConfigError::Untrusted { path: path.to_owned(), reason });
     }
     parse(&read_capped(file).map_err(read)?, path)
 }
@@ -125,10 +114,7 @@ fn read_capped(file: File) -> io::Result<String> {
     let mut text = String::new();
     file.take(MAX_SIZE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_SIZE {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is larger than {MAX_SIZE} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {MAX_SIZE} bytes")));
     }
     Ok(text)
 }
@@ -139,15 +125,8 @@ fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
         let at = span.map_or(0, |s| s.start).min(text.len());
         let before = text.as_bytes().get(..at).unwrap_or_default();
         let line = before.iter().filter(|b| **b == b'\n').count();
-        let key = key
-            .or_else(|| key_of(text.lines().nth(line)?))
-            .unwrap_or_else(|| "none".into());
-        ConfigError::Invalid {
-            path: path.to_owned(),
-            line: line + 1,
-            key,
-            message,
-        }
+        let key = key.or_else(|| key_of(text.lines().nth(line)?)).unwrap_or_else(|| "none".into());
+        ConfigError::Invalid { path: path.to_owned(), line: line + 1, key, message }
     };
     let raw: Raw = toml::from_str(text).map_err(|e| {
         let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -162,46 +141,18 @@ fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
     };
     let (low, high) = (&raw.limits.default, &raw.limits.max);
     let pairs = [
-        (
-            "cpu",
-            limits.default.cpu_millis,
-            limits.max.cpu_millis,
-            span(&low.cpu),
-            span(&high.cpu),
-        ),
-        (
-            "memory",
-            limits.default.memory,
-            limits.max.memory,
-            span(&low.memory),
-            span(&high.memory),
-        ),
-        (
-            "pids",
-            limits.default.pids,
-            limits.max.pids,
-            span(&low.pids),
-            span(&high.pids),
-        ),
+        ("cpu", limits.default.cpu_millis, limits.max.cpu_millis, span(&low.cpu), span(&high.cpu)),
+        ("memory", limits.default.memory, limits.max.memory, span(&low.memory), span(&high.memory)),
+        ("pids", limits.default.pids, limits.max.pids, span(&low.pids), span(&high.pids)),
     ];
     for (name, default, max, default_span, max_span) in pairs {
         if default > max {
-            let key = format!(
-                "`limits.{}.{name}`",
-                if default_span.is_some() {
-                    "default"
-                } else {
-                    "max"
-                }
-            );
+            let key = format!("`limits.{}.{name}`", if default_span.is_some() { "default" } else { "max" });
             let message = format!("the default {default} is above the maximum {max}");
             return Err(invalid(default_span.or(max_span), Some(key), message));
         }
     }
-    Ok(Settings {
-        mode: raw.mode,
-        limits,
-    })
+    Ok(Settings { mode: raw.mode, limits })
 }
 
 fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
@@ -211,18 +162,8 @@ fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
 /// The key or table that a line of TOML is about, as it stands there.
 fn key_of(line: &str) -> Option<String> {
     let key = line.split(['=', '#']).next()?.trim();
-    let key: String = key
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .trim()
-        .chars()
-        .take(64)
-        .collect();
-    if key.is_empty() {
-        None
-    } else {
-        Some(format!("`{}`", key.escape_debug()))
-    }
+    let key: String = key.trim_start_matches('[').trim_end_matches(']').trim().chars().take(64).collect();
+    if key.is_empty() { None } else { Some(format!("`{}`", key.escape_debug())) }
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -251,14 +192,8 @@ struct RawLimits {
 impl RawLimits {
     fn over(&self, standard: &Limits) -> Limits {
         Limits {
-            cpu_millis: self
-                .cpu
-                .as_ref()
-                .map_or(standard.cpu_millis, |c| c.get_ref().0),
-            memory: self
-                .memory
-                .as_ref()
-                .map_or(standard.memory, |m| m.get_ref().0),
+            cpu_millis: self.cpu.as_ref().map_or(standard.cpu_millis, |c| c.get_ref().0),
+            memory: self.memory.as_ref().map_or(standard.memory, |m| m.get_ref().0),
             pids: self.pids.as_ref().map_or(standard.pids, |p| p.get_ref().0),
         }
     }
@@ -279,10 +214,7 @@ mod tests {
     #[test]
     fn a_missing_file_gives_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            load(&dir.path().join("config.toml")).unwrap(),
-            Settings::default()
-        );
+        assert_eq!(load(&dir.path().join("config.toml")).unwrap(), Settings::default());
         assert_eq!(read("").unwrap(), Settings::default());
         assert_eq!(Settings::default().mode, Mode::Enforce);
     }
@@ -303,75 +235,28 @@ mod tests {
             pids = 70
         "#;
         let limits = LimitSettings {
-            default: Limits {
-                cpu_millis: 250,
-                memory: 64 << 20,
-                pids: 7,
-            },
-            max: Limits {
-                cpu_millis: 1500,
-                memory: 1 << 30,
-                pids: 70,
-            },
+            default: Limits { cpu_millis: 250, memory: 64 << 20, pids: 7 },
+            max: Limits { cpu_millis: 1500, memory: 1 << 30, pids: 70 },
             agent_tmpfs: 1 << 20,
         };
-        assert_eq!(
-            read(text).unwrap(),
-            Settings {
-                mode: Mode::Audit,
-                limits
-            }
-        );
-        assert_eq!(
-            read("limits.max.cpu = 3").unwrap().limits.max.cpu_millis,
-            3000
-        );
+        assert_eq!(read(text).unwrap(), Settings { mode: Mode::Audit, limits });
+        assert_eq!(read("limits.max.cpu = 3").unwrap().limits.max.cpu_millis, 3000);
     }
 
     #[test]
     fn an_error_names_the_file_the_line_and_the_key() {
         let cases = [
-            (
-                "mode = \"enforce\"\nmod = 1\n",
-                "config.toml line 2, key `mod`: unknown field `mod`",
-            ),
-            (
-                "mode = \"lenient\"",
-                "config.toml line 1, key `mode`: unknown variant `lenient`",
-            ),
-            (
-                "\n[limits.max]\ncpus = 1",
-                "config.toml line 3, key `cpus`: unknown field `cpus`",
-            ),
-            (
-                "[limit]\n",
-                "config.toml line 1, key `limit`: unknown field `limit`",
-            ),
+            ("mode = \"enforce\"\nmod = 1\n", "config.toml line 2, key `mod`: unknown field `mod`"),
+            ("mode = \"lenient\"", "config.toml line 1, key `mode`: unknown variant `lenient`"),
+            ("\n[limits.max]\ncpus = 1", "config.toml line 3, key `cpus`: unknown field `cpus`"),
+            ("[limit]\n", "config.toml line 1, key `limit`: unknown field `limit`"),
             ("mode =", "config.toml line 1, key `mode`: "),
-            (
-                "[limits.max]\n\npids = 0",
-                "config.toml line 3, key `pids`: invalid value: integer `0`",
-            ),
-            (
-                "[limits.max]\nmemory = \"4GB\"",
-                "config.toml line 2, key `memory`: invalid value: string \"4GB\"",
-            ),
-            (
-                "limits.default.cpu = nan",
-                "config.toml line 1, key `limits.default.cpu`: invalid value: floating point",
-            ),
-            (
-                "limits.default.cpu = -1",
-                "config.toml line 1, key `limits.default.cpu`: invalid value: integer `-1`",
-            ),
-            (
-                "limits.agent_tmpfs = \"+1Mi\"",
-                "config.toml line 1, key `limits.agent_tmpfs`: invalid value",
-            ),
-            (
-                "\nlimits.default.memory = \"8Gi\"",
-                "config.toml line 2, key `limits.default.memory`: the default",
-            ),
+            ("[limits.max]\n\npids = 0", "config.toml line 3, key `pids`: invalid value: integer `0`"),
+            ("[limits.max]\nmemory = \"4GB\"", "config.toml line 2, key `memory`: invalid value: string \"4GB\""),
+            ("limits.default.cpu = nan", "config.toml line 1, key `limits.default.cpu`: invalid value: floating point"),
+            ("limits.default.cpu = -1", "config.toml line 1, key `limits.default.cpu`: invalid value: integer `-1`"),
+            ("limits.agent_tmpfs = \"+1Mi\"", "config.toml line 1, key `limits.agent_tmpfs`: invalid value"),
+            ("\nlimits.default.memory = \"8Gi\"", "config.toml line 2, key `limits.default.memory`: the default"),
             (
                 "[limits.max]\ncpu = 0.5",
                 "config.toml line 2, key `limits.max.cpu`: the default 1000 is above the maximum 500",
@@ -397,27 +282,12 @@ mod tests {
         }
         let link = dir.path().join("link.toml");
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(
-            load(&link)
-                .unwrap_err()
-                .to_string()
-                .ends_with("it is a symbolic link")
-        );
-        assert!(
-            load(dir.path())
-                .unwrap_err()
-                .to_string()
-                .ends_with("it is not a regular file")
-        );
+        assert!(load(&link).unwrap_err().to_string().ends_with("it is a symbolic link"));
+        assert!(load(dir.path()).unwrap_err().to_string().ends_with("it is not a regular file"));
         // A fifo without a writer: the open must not wait for one.
         let fifo = dir.path().join("fifo.toml");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(
-            load(&fifo)
-                .unwrap_err()
-                .to_string()
-                .ends_with("it is not a regular file")
-        );
+        assert!(load(&fifo).unwrap_err().to_string().ends_with("it is not a regular file"));
     }
 
     #[test]

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use containerd_shim_protos::shim::event::Envelope;
-use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{MessageDyn, MessageField};
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::EventsClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -105,7 +105,11 @@ async fn deliver(client: &mut Option<EventsClient>, address: &str, envelope: Env
     }
 }
 
-async fn attempt(client: &mut Option<EventsClient>, address: &str, request: &ForwardRequest) -> Result<(), ttrpc::Error> {
+async fn attempt(
+    client: &mut Option<EventsClient>,
+    address: &str,
+    request: &ForwardRequest,
+) -> Result<(), ttrpc::Error> {
     let connected = match client {
         Some(connected) => connected,
         None => {

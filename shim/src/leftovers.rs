@@ -161,7 +161,13 @@ pub struct Ended {
 /// Called when the daemon is dead or unreachable. containerd runs `delete` for the sandbox only, so a dead shim's other
 /// containers would run on without it (containerd#10727).
 pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
-    let ended = Ended { pid: Store::at(record::RUN_DIR).read(namespace, id).ok().and_then(|record| record.pid).map_or(0, u32::cast_signed) };
+    let ended = Ended {
+        pid: Store::at(record::RUN_DIR)
+            .read(namespace, id)
+            .ok()
+            .and_then(|record| record.pid)
+            .map_or(0, u32::cast_signed),
+    };
     end_daemon(namespace, id);
     for member in members(namespace, id) {
         let dir = record::container_dir(namespace, &member);

@@ -57,7 +57,8 @@ fn json<T: serde::de::DeserializeOwned>(any: &Any, what: &str) -> Result<T, Task
     if any.value.len() > MAX_JSON {
         return Err(TaskError::InvalidArgument(format!("{what} is larger than {MAX_JSON} bytes")));
     }
-    serde_json::from_slice(&any.value).map_err(|error| TaskError::InvalidArgument(format!("{what} is malformed: {error}")))
+    serde_json::from_slice(&any.value)
+        .map_err(|error| TaskError::InvalidArgument(format!("{what} is malformed: {error}")))
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -136,7 +137,8 @@ impl Task for Service {
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Answer<PidsResponse> {
         let container = self.pod.get(&request.id)?;
-        let pids = container.cgroup.pids().map_err(|error| TaskError::failed("list the container's processes", &error))?;
+        let pids =
+            container.cgroup.pids().map_err(|error| TaskError::failed("list the container's processes", &error))?;
         let execs = container.exec_pids();
         let processes = pids.into_iter().map(|pid| {
             let details = execs.get(&pid).map(|exec_id| {

@@ -18,9 +18,8 @@ use tokio::io::unix::AsyncFd;
 pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let fd = pidfd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed for the whole call and a null siginfo is what the kernel asks for a plain kill.
-    let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
-    };
+    let sent =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0) };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

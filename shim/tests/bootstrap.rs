@@ -49,7 +49,14 @@ impl Bundle {
 
     fn run(&self, args: &[&str], stdin: &[u8]) -> Output {
         let mut child = Command::new(SHIM)
-            .args(["-namespace", "test", "-address", "/run/containerd/containerd.sock", "-publish-binary", "/bin/false"])
+            .args([
+                "-namespace",
+                "test",
+                "-address",
+                "/run/containerd/containerd.sock",
+                "-publish-binary",
+                "/bin/false",
+            ])
             .args(["-id", self.id])
             .args(args)
             .current_dir(self.path())

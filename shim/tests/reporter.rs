@@ -57,9 +57,7 @@ fn spawn(run_dir: &Path) -> Process {
 /// The first line the reporter logs: that it serves, or why not.
 fn first_line(process: &mut Process) -> String {
     let mut line = String::new();
-    BufReader::new(process.0.stderr.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(process.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
     line
 }
 
@@ -67,13 +65,7 @@ fn first_line(process: &mut Process) -> String {
 fn refusal(run_dir: &Path) -> (ExitStatus, String) {
     let mut process = spawn(run_dir);
     let mut text = String::new();
-    process
-        .0
-        .stderr
-        .as_mut()
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
+    process.0.stderr.as_mut().unwrap().read_to_string(&mut text).unwrap();
     (process.0.wait().unwrap(), text)
 }
 
@@ -90,12 +82,7 @@ impl Reporter {
         let mut process = spawn(store.root());
         let line = first_line(&mut process);
         assert!(line.contains("serving on"), "{line}");
-        Self {
-            process,
-            socket: store.root().join("reporter.sock"),
-            store,
-            _dir: dir,
-        }
+        Self { process, socket: store.root().join("reporter.sock"), store, _dir: dir }
     }
 
     async fn channel(&self) -> Channel {
@@ -110,13 +97,7 @@ impl Reporter {
     /// Writes the record that a shim would write for `process`.
     fn record(&self, id: &str, process: &Process) -> Record {
         let pid = process.pid();
-        let mut record = Record::new(
-            "k8s.io",
-            id,
-            Verdict::Amend,
-            Mode::Enforce,
-            SystemTime::UNIX_EPOCH,
-        );
+        let mut record = Record::new("k8s.io", id, Verdict::Amend, Mode::Enforce, SystemTime::UNIX_EPOCH);
         record.state = State::Running;
         record.pid = Some(pid);
         record.init_start_ticks = Some(record::init_start_ticks(pid).unwrap());
@@ -125,10 +106,7 @@ impl Reporter {
         record.identity.sandbox_name = format!("pod-{id}");
         record.identity.sandbox_namespace = "agents".into();
         record.identity.container_type = "container".into();
-        record.changes.push(record::Change {
-            rule: "root".into(),
-            what: "made read-only".into(),
-        });
+        record.changes.push(record::Change { rule: "root".into(), what: "made read-only".into() });
         record.filters.floor = Some("sha256:floor".into());
         self.store.write(&record).unwrap();
         record
@@ -136,24 +114,14 @@ impl Reporter {
 }
 
 fn get(id: &str) -> v1::GetAgentRequest {
-    v1::GetAgentRequest {
-        containerd_namespace: String::new(),
-        id: id.into(),
-    }
+    v1::GetAgentRequest { containerd_namespace: String::new(), id: id.into() }
 }
 
 /// The number in a file of init's cgroup, read without the code under test.
 fn cgroup_value(record: &Record, controller: &str, v1_file: &str, v2_file: &str) -> Option<u64> {
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let (mount, key, file) = if unified {
-        ("", "unified", v2_file)
-    } else {
-        (controller, controller, v1_file)
-    };
-    let path = format!(
-        "/sys/fs/cgroup/{mount}{}/{file}",
-        record.cgroup_paths.get(key)?
-    );
+    let (mount, key, file) = if unified { ("", "unified", v2_file) } else { (controller, controller, v1_file) };
+    let path = format!("/sys/fs/cgroup/{mount}{}/{file}", record.cgroup_paths.get(key)?);
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
@@ -162,30 +130,15 @@ async fn a_running_container_is_told_with_what_the_kernel_says_now() {
     let reporter = Reporter::start();
     let sleep = Process::sleep();
     let record = reporter.record("a", &sleep);
-    let agent = reporter
-        .client()
-        .await
-        .get_agent(get("a"))
-        .await
-        .unwrap()
-        .into_inner();
+    let agent = reporter.client().await.get_agent(get("a")).await.unwrap().into_inner();
 
-    assert_eq!(
-        (agent.verdict(), agent.mode()),
-        (v1::Verdict::Amend, v1::Mode::Enforce)
-    );
-    assert_eq!(
-        (agent.state(), agent.pid),
-        (v1::State::Running, Some(sleep.pid()))
-    );
+    assert_eq!((agent.verdict(), agent.mode()), (v1::Verdict::Amend, v1::Mode::Enforce));
+    assert_eq!((agent.state(), agent.pid), (v1::State::Running, Some(sleep.pid())));
     assert_eq!(agent.pod.unwrap().name, "pod-a");
     assert_eq!(agent.changes[0].rule, "root");
     let now = agent.kernel_now.unwrap();
     assert_eq!(Some(&now), agent.kernel_at_start.as_ref());
-    assert_eq!(
-        now.cap_bounding,
-        record.kernel.as_ref().unwrap().cap_bounding
-    );
+    assert_eq!(now.cap_bounding, record.kernel.as_ref().unwrap().cap_bounding);
 
     let usage = agent.usage.unwrap();
     assert!(usage.init_resident_bytes.unwrap() > 0);
@@ -198,13 +151,7 @@ async fn a_running_container_is_told_with_what_the_kernel_says_now() {
     assert_eq!(usage.pids.is_some(), expected.is_some());
     if let Some(before) = cgroup_value(&record, "cpuacct", "cpuacct.usage", "absent") {
         assert!(usage.cpu_time_ns.unwrap() > 0);
-        let again = reporter
-            .client()
-            .await
-            .get_agent(get("a"))
-            .await
-            .unwrap()
-            .into_inner();
+        let again = reporter.client().await.get_agent(get("a")).await.unwrap().into_inner();
         assert!(again.usage.unwrap().cpu_time_ns.unwrap() >= before);
     }
 }
@@ -215,15 +162,7 @@ async fn a_container_that_ends_loses_its_usage_and_not_its_record() {
     let mut client = reporter.client().await;
     let sleep = Process::sleep();
     reporter.record("a", &sleep);
-    assert!(
-        client
-            .get_agent(get("a"))
-            .await
-            .unwrap()
-            .into_inner()
-            .usage
-            .is_some()
-    );
+    assert!(client.get_agent(get("a")).await.unwrap().into_inner().usage.is_some());
     // A zombie first, then nothing at all: neither uses anything.
     sleep.signal(Signal::SIGKILL);
     let pid = Pid::from_raw(sleep.pid().try_into().unwrap());
@@ -247,11 +186,7 @@ async fn a_list_returns_what_is_readable_and_counts_the_rest() {
     let mut pause = reporter.record("pause", &sleep);
     pause.identity.container_type = "sandbox".into();
     reporter.store.write(&pause).unwrap();
-    fs::write(
-        reporter.store.root().join("k8s.io/bad.json"),
-        b"{\"version\":1",
-    )
-    .unwrap();
+    fs::write(reporter.store.root().join("k8s.io/bad.json"), b"{\"version\":1").unwrap();
 
     let mut client = reporter.client().await;
     let mut list = async |request| {
@@ -262,34 +197,16 @@ async fn a_list_returns_what_is_readable_and_counts_the_rest() {
     let request = v1::ListAgentsRequest::default();
     let all = vec!["a".to_owned(), "b".into(), "c".into()];
     assert_eq!(list(request.clone()).await, (all, String::new(), 1));
-    let (ids, _, _) = list(v1::ListAgentsRequest {
-        include_sandboxes: true,
-        ..request.clone()
-    })
-    .await;
+    let (ids, _, _) = list(v1::ListAgentsRequest { include_sandboxes: true, ..request.clone() }).await;
     assert_eq!(ids, ["a", "b", "c", "pause"]);
-    let other = v1::ListAgentsRequest {
-        pod_namespace: "other".into(),
-        ..request.clone()
-    };
+    let other = v1::ListAgentsRequest { pod_namespace: "other".into(), ..request.clone() };
     assert!(list(other).await.0.is_empty());
-    let other = v1::ListAgentsRequest {
-        containerd_namespace: "moby".into(),
-        ..request.clone()
-    };
+    let other = v1::ListAgentsRequest { containerd_namespace: "moby".into(), ..request.clone() };
     assert!(list(other).await.0.is_empty());
 
-    let (first, token, _) = list(v1::ListAgentsRequest {
-        page_size: 2,
-        ..request.clone()
-    })
-    .await;
+    let (first, token, _) = list(v1::ListAgentsRequest { page_size: 2, ..request.clone() }).await;
     assert_eq!(first, ["a", "b"]);
-    let rest = v1::ListAgentsRequest {
-        page_size: 2,
-        page_token: token,
-        ..request
-    };
+    let rest = v1::ListAgentsRequest { page_size: 2, page_token: token, ..request };
     let (rest, token, _) = list(rest).await;
     assert_eq!((rest, token), (vec!["c".to_owned()], String::new()));
 }
@@ -308,11 +225,7 @@ async fn long_records_make_more_pages_and_hide_nobody() {
     let (mut seen, mut pages) = (Vec::new(), 0);
     let mut request = v1::ListAgentsRequest::default();
     loop {
-        let list = client
-            .list_agents(request.clone())
-            .await
-            .unwrap()
-            .into_inner();
+        let list = client.list_agents(request.clone()).await.unwrap().into_inner();
         seen.extend(list.agents.into_iter().map(|agent| agent.id));
         pages += 1;
         if list.next_page_token.is_empty() {
@@ -329,10 +242,7 @@ async fn names_and_records_that_are_wrong_get_the_code_that_says_so() {
     let reporter = Reporter::start();
     let mut client = reporter.client().await;
     let mut code = async |namespace: &str, id: &str| {
-        let request = v1::GetAgentRequest {
-            containerd_namespace: namespace.into(),
-            id: id.into(),
-        };
+        let request = v1::GetAgentRequest { containerd_namespace: namespace.into(), id: id.into() };
         client.get_agent(request).await.unwrap_err().code()
     };
     assert_eq!(code("", "absent").await, Code::NotFound);
@@ -340,27 +250,13 @@ async fn names_and_records_that_are_wrong_get_the_code_that_says_so() {
     assert_eq!(code("", "absent").await, Code::NotFound);
     assert_eq!(code("moby", "a").await, Code::NotFound);
     for hostile in ["", "../k8s.io/a", "a/../a", "/etc/passwd", "a\0"] {
-        assert_eq!(
-            code("", hostile).await,
-            Code::InvalidArgument,
-            "{hostile:?}"
-        );
-        assert_eq!(
-            code("../k8s.io", hostile).await,
-            Code::InvalidArgument,
-            "{hostile:?}"
-        );
+        assert_eq!(code("", hostile).await, Code::InvalidArgument, "{hostile:?}");
+        assert_eq!(code("../k8s.io", hostile).await, Code::InvalidArgument, "{hostile:?}");
     }
     fs::write(reporter.store.root().join("k8s.io/bad.json"), b"[]").unwrap();
     assert_eq!(code("", "bad").await, Code::DataLoss);
-    let request = v1::ListAgentsRequest {
-        page_token: "x".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        client.list_agents(request).await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    let request = v1::ListAgentsRequest { page_token: "x".into(), ..Default::default() };
+    assert_eq!(client.list_agents(request).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -375,31 +271,16 @@ async fn the_node_counts_its_containers_and_names_its_kernel() {
     reporter.store.write(&stopped).unwrap();
     fs::write(reporter.store.root().join("k8s.io/bad.json"), b"").unwrap();
 
-    let node = reporter
-        .client()
-        .await
-        .get_node(v1::GetNodeRequest {})
-        .await
-        .unwrap()
-        .into_inner();
+    let node = reporter.client().await.get_node(v1::GetNodeRequest {}).await.unwrap().into_inner();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(node.kernel_release, release.trim());
-    assert_eq!(
-        node.name,
-        nix::unistd::gethostname().unwrap().to_str().unwrap()
-    );
+    assert_eq!(node.name, nix::unistd::gethostname().unwrap().to_str().unwrap());
     assert!(node.seccomp_actions.contains(&"kill_process".to_owned()));
     assert!([1, 2].contains(&node.cgroup_version));
     let states = &node.containers_by_state;
-    assert_eq!(
-        (states["running"], states["stopped"], states.len()),
-        (1, 1, 2)
-    );
+    assert_eq!((states["running"], states["stopped"], states.len()), (1, 1, 2));
     assert_eq!(node.containers_by_verdict["amend"], 2);
-    assert_eq!(
-        (node.unreadable_records, node.containers_in_audit_mode),
-        (1, 1)
-    );
+    assert_eq!((node.unreadable_records, node.containers_in_audit_mode), (1, 1));
     assert_eq!(node.floor_filters, ["sha256:floor"]);
 }
 
@@ -414,9 +295,7 @@ async fn health_and_reflection_answer() {
     let reporter = Reporter::start();
     let mut health = HealthClient::new(reporter.channel().await);
     for service in ["", "curb.v1.Reporter"] {
-        let request = HealthCheckRequest {
-            service: service.into(),
-        };
+        let request = HealthCheckRequest { service: service.into() };
         let status = health.check(request).await.unwrap().into_inner().status();
         assert_eq!(status, ServingStatus::Serving, "{service}");
     }
@@ -427,26 +306,12 @@ async fn health_and_reflection_answer() {
     };
     let mut reflection = ServerReflectionClient::new(reporter.channel().await);
     let stream = tokio_stream::once(request);
-    let mut answers = reflection
-        .server_reflection_info(stream)
-        .await
-        .unwrap()
-        .into_inner();
-    let answer = answers
-        .message()
-        .await
-        .unwrap()
-        .unwrap()
-        .message_response
-        .unwrap();
+    let mut answers = reflection.server_reflection_info(stream).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(services) = answer else {
         panic!("no list of services: {answer:?}");
     };
-    let names: Vec<_> = services
-        .service
-        .iter()
-        .map(|service| service.name.as_str())
-        .collect();
+    let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
     assert!(names.contains(&"curb.v1.Reporter"), "{names:?}");
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
 }
@@ -491,11 +356,7 @@ async fn sigterm_ends_it_with_0_and_without_its_socket_even_under_a_watch() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let mut reporter = Reporter::start();
     let mut health = HealthClient::new(reporter.channel().await);
-    let mut watch = health
-        .watch(HealthCheckRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
+    let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap().unwrap();
     let begun = SystemTime::now();
     reporter.process.signal(Signal::SIGTERM);

@@ -59,12 +59,7 @@ pub struct Numbers {
 }
 
 /// The floor for `arch`: `denied` answer EPERM, numbers above `ceiling` answer ENOSYS.
-pub fn compile(
-    arch: Arch,
-    denied: &[u32],
-    ceiling: u32,
-    numbers: Numbers,
-) -> Result<Program, ProgramError> {
+pub fn compile(arch: Arch, denied: &[u32], ceiling: u32, numbers: Numbers) -> Result<Program, ProgramError> {
     let mut a = Assembler::default();
     // The return of most calls comes last in the program, the rest just before it.
     let allow = a.ret(ret::ALLOW);
@@ -103,28 +98,16 @@ pub fn compile(
     points.push((numbers.socket, socket(&mut a, allow, no_family), 13));
 
     points.sort_unstable_by_key(|point| point.0);
-    let mut runs = vec![Run {
-        first: 0,
-        target: allow,
-        cost: 1,
-    }];
+    let mut runs = vec![Run { first: 0, target: allow, cost: 1 }];
     for (number, target, cost) in points {
         if let Some(last) = runs.last_mut()
             && last.first == number
         {
             (last.target, last.cost) = (target, cost);
         } else {
-            runs.push(Run {
-                first: number,
-                target,
-                cost,
-            });
+            runs.push(Run { first: number, target, cost });
         }
-        runs.push(Run {
-            first: number + 1,
-            target: allow,
-            cost: 1,
-        });
+        runs.push(Run { first: number + 1, target: allow, cost: 1 });
     }
 
     let tree = a.dispatch(&runs).unwrap_or(enosys);

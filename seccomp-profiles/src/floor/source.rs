@@ -132,15 +132,9 @@ const RULES: [(&str, &str); 12] = [
 
 /// Reads both files and holds them against each other: the names denied are the same 44, every number is the table's, every
 /// rule has its reason, and no rule is left over. `number` is the system call table.
-pub fn read(
-    profile: &str,
-    reasons: &str,
-    number: impl Fn(Arch, &str) -> Option<u32>,
-) -> Result<Reasons, String> {
-    let profile: Profile =
-        serde_json::from_str(profile).map_err(|e| format!("agent-floor.json: {e}"))?;
-    let reasons: Reasons =
-        serde_json::from_str(reasons).map_err(|e| format!("agent-floor.reasons.json: {e}"))?;
+pub fn read(profile: &str, reasons: &str, number: impl Fn(Arch, &str) -> Option<u32>) -> Result<Reasons, String> {
+    let profile: Profile = serde_json::from_str(profile).map_err(|e| format!("agent-floor.json: {e}"))?;
+    let reasons: Reasons = serde_json::from_str(reasons).map_err(|e| format!("agent-floor.reasons.json: {e}"))?;
 
     if profile.default_action != "SCMP_ACT_ALLOW" {
         return Err("the default action is not SCMP_ACT_ALLOW".to_owned());
@@ -148,19 +142,12 @@ pub fn read(
     let mut outright = BTreeSet::new();
     for entry in &profile.syscalls {
         let what = entry.names.join(" ");
-        if entry.action != "SCMP_ACT_ERRNO"
-            || entry.errno_ret.is_none_or(|e| e == 0)
-            || entry.comment.is_empty()
-        {
+        if entry.action != "SCMP_ACT_ERRNO" || entry.errno_ret.is_none_or(|e| e == 0) || entry.comment.is_empty() {
             return Err(format!("the entry for {what} has no errno or no comment"));
         }
         if !entry.args.is_empty() || entry.names == ["clone3"] {
             let rule = entry.comment.split(':').next().unwrap_or_default();
-            if !entry
-                .names
-                .iter()
-                .all(|name| RULES.contains(&(rule, name.as_str())))
-            {
+            if !entry.names.iter().all(|name| RULES.contains(&(rule, name.as_str()))) {
                 return Err(format!("the entry for {what} names no known rule: {rule}"));
             }
             continue;
@@ -181,44 +168,23 @@ pub fn read(
             outright.symmetric_difference(&explained)
         ));
     }
-    let written: Vec<(&str, &str)> = reasons
-        .arguments
-        .iter()
-        .map(|a| (a.rule.as_str(), a.syscall.as_str()))
-        .collect();
+    let written: Vec<(&str, &str)> = reasons.arguments.iter().map(|a| (a.rule.as_str(), a.syscall.as_str())).collect();
     if written != RULES {
         return Err("the argument rules explained are not the ones compiled".to_owned());
     }
 
-    let denied = reasons
-        .denied
-        .iter()
-        .map(|d| (&d.syscall, d.x86_64, d.aarch64, &d.reason, &d.stops));
-    let arguments = reasons
-        .arguments
-        .iter()
-        .map(|a| (&a.syscall, a.x86_64, a.aarch64, &a.reason, &a.stops));
+    let denied = reasons.denied.iter().map(|d| (&d.syscall, d.x86_64, d.aarch64, &d.reason, &d.stops));
+    let arguments = reasons.arguments.iter().map(|a| (&a.syscall, a.x86_64, a.aarch64, &a.reason, &a.stops));
     for (name, x86_64, aarch64, reason, stops) in denied.chain(arguments) {
-        if number(Arch::X86_64, name) != Some(x86_64)
-            || number(Arch::Aarch64, name) != Some(aarch64)
-        {
-            return Err(format!(
-                "{name} has other numbers in the system call tables, or none"
-            ));
+        if number(Arch::X86_64, name) != Some(x86_64) || number(Arch::Aarch64, name) != Some(aarch64) {
+            return Err(format!("{name} has other numbers in the system call tables, or none"));
         }
         if reason.is_empty() || stops.is_empty() || x86_64.max(aarch64) > reasons.ceiling {
             return Err(format!("{name} has no reason, or lies above the ceiling"));
         }
     }
-    if let Some(d) = reasons
-        .denied
-        .iter()
-        .find(|d| !reasons.groups.contains_key(&d.group) || d.errno != "EPERM")
-    {
-        return Err(format!(
-            "{} has an unknown group or an errno other than EPERM",
-            d.syscall
-        ));
+    if let Some(d) = reasons.denied.iter().find(|d| !reasons.groups.contains_key(&d.group) || d.errno != "EPERM") {
+        return Err(format!("{} has an unknown group or an errno other than EPERM", d.syscall));
     }
     Ok(reasons)
 }

@@ -56,36 +56,23 @@ const THE_44: [(&str, u32, u32); 44] = [
 ];
 
 /// Numbers of clone, clone3, socket, socketpair, setsockopt, ioctl, personality, prctl.
-const SPECIAL: [(Arch, [u32; 8]); 2] = [
-    (Arch::X86_64, [56, 435, 41, 53, 54, 16, 135, 157]),
-    (Arch::Aarch64, [220, 435, 198, 199, 208, 29, 92, 167]),
-];
+const SPECIAL: [(Arch, [u32; 8]); 2] =
+    [(Arch::X86_64, [56, 435, 41, 53, 54, 16, 135, 157]), (Arch::Aarch64, [220, 435, 198, 199, 208, 29, 92, 167])];
 
 fn special(arch: Arch) -> [u32; 8] {
     SPECIAL.iter().find(|(a, _)| *a == arch).unwrap().1
 }
 
 fn denied(arch: Arch) -> Vec<u32> {
-    THE_44
-        .iter()
-        .map(|(_, x, a)| if arch == Arch::X86_64 { *x } else { *a })
-        .collect()
+    THE_44.iter().map(|(_, x, a)| if arch == Arch::X86_64 { *x } else { *a }).collect()
 }
 
 #[test]
 fn exactly_the_44_are_denied_by_number_on_both_architectures() {
     for arch in Arch::ALL {
-        let plain = |nr| Call {
-            nr,
-            arch: arch.audit(),
-            args: [1, 1, 0, 0, 0, 0],
-            ..Call::default()
-        };
+        let plain = |nr| Call { nr, arch: arch.audit(), args: [1, 1, 0, 0, 0, 0], ..Call::default() };
         let found: Vec<u32> = (0..=471)
-            .filter(|nr| {
-                !special(arch).contains(nr)
-                    && answer(floor(arch).instructions(), &plain(*nr)) != ret::ALLOW
-            })
+            .filter(|nr| !special(arch).contains(nr) && answer(floor(arch).instructions(), &plain(*nr)) != ret::ALLOW)
             .collect();
         let mut expected = denied(arch);
         expected.sort_unstable();
@@ -96,11 +83,7 @@ fn exactly_the_44_are_denied_by_number_on_both_architectures() {
         }
         for (name, x86_64, aarch64) in THE_44 {
             assert_eq!(syscalls::number(Arch::X86_64, name), Some(x86_64), "{name}");
-            assert_eq!(
-                syscalls::number(Arch::Aarch64, name),
-                Some(aarch64),
-                "{name}"
-            );
+            assert_eq!(syscalls::number(Arch::Aarch64, name), Some(aarch64), "{name}");
         }
     }
 }
@@ -123,8 +106,7 @@ fn every_rule_has_its_reason() {
 
 #[test]
 fn data_that_misses_a_reason_or_a_call_or_misspells_one_does_not_build() {
-    let read =
-        |profile: &str, reasons: &str| source::read(profile, reasons, syscalls::number).map(|_| ());
+    let read = |profile: &str, reasons: &str| source::read(profile, reasons, syscalls::number).map(|_| ());
     assert_eq!(read(PROFILE, REASONS), Ok(()));
     for (from, to) in [
         ("\"mount\", ", ""),
@@ -135,10 +117,7 @@ fn data_that_misses_a_reason_or_a_call_or_misspells_one_does_not_build() {
         ("\"errnoRet\": 1,", "\"errnoRet\": 0,"),
         ("prctl-set-mm", "prctl-set"),
     ] {
-        assert!(
-            read(&PROFILE.replacen(from, to, 1), REASONS).is_err(),
-            "{from} to {to}"
-        );
+        assert!(read(&PROFILE.replacen(from, to, 1), REASONS).is_err(), "{from} to {to}");
     }
     for (from, to) in [
         ("\"x86_64\": 165", "\"x86_64\": 166"),
@@ -149,10 +128,7 @@ fn data_that_misses_a_reason_or_a_call_or_misspells_one_does_not_build() {
         ("\"rule\": \"prctl-set-mm\"", "\"rule\": \"other\""),
         ("\"reviewed\"", "\"revised\""),
     ] {
-        assert!(
-            read(PROFILE, &REASONS.replacen(from, to, 1)).is_err(),
-            "{from} to {to}"
-        );
+        assert!(read(PROFILE, &REASONS.replacen(from, to, 1)).is_err(), "{from} to {to}");
     }
 }
 
@@ -162,16 +138,7 @@ fn the_floor_agrees_with_a_naive_evaluation_and_with_seccompiler() {
         let program = floor(arch).instructions();
         let oracle: Vec<Vec<Instruction>> = seccompiler_filters(arch)
             .into_iter()
-            .map(|p| {
-                p.iter()
-                    .map(|i| Instruction {
-                        code: i.code,
-                        jt: i.jt,
-                        jf: i.jf,
-                        k: i.k,
-                    })
-                    .collect()
-            })
+            .map(|p| p.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect())
             .collect();
         for call in corpus(arch) {
             let value = answer(program, &call);
@@ -179,11 +146,7 @@ fn the_floor_agrees_with_a_naive_evaluation_and_with_seccompiler() {
             // seccompiler has no ceiling; below it the two must agree.
             if call.nr <= CEILING {
                 let answers = oracle.iter().map(|filter| answer(filter, &call));
-                assert_eq!(
-                    Some(value),
-                    answers.min_by_key(|v| ret::rank(*v)),
-                    "{arch:?} {call:?}"
-                );
+                assert_eq!(Some(value), answers.min_by_key(|v| ret::rank(*v)), "{arch:?} {call:?}");
             }
         }
     }
@@ -192,21 +155,9 @@ fn the_floor_agrees_with_a_naive_evaluation_and_with_seccompiler() {
 #[test]
 fn a_call_through_another_abi_ends_the_process() {
     for arch in Arch::ALL {
-        for foreign in [
-            0x4000_0003,
-            0x4000_0028,
-            0xC000_003E,
-            0xC000_00B7,
-            0xC000_00F3,
-            0,
-            u32::MAX,
-        ] {
+        for foreign in [0x4000_0003, 0x4000_0028, 0xC000_003E, 0xC000_00B7, 0xC000_00F3, 0, u32::MAX] {
             for nr in (0..600).filter(|_| foreign != arch.audit()) {
-                let call = Call {
-                    nr,
-                    arch: foreign,
-                    ..Call::default()
-                };
+                let call = Call { nr, arch: foreign, ..Call::default() };
                 assert_eq!(answer(floor(arch).instructions(), &call), ret::KILL_PROCESS);
             }
         }
@@ -218,10 +169,7 @@ fn the_corpus_takes_both_sides_of_every_branch() {
     for arch in Arch::ALL {
         let program = floor(arch).instructions();
         let mut taken = vec![[false; 2]; program.len()];
-        let foreign = Call {
-            arch: 0x4000_0003,
-            ..Call::default()
-        };
+        let foreign = Call { arch: 0x4000_0003, ..Call::default() };
         for call in corpus(arch).iter().chain([&foreign]) {
             trace(program, call, |at, held| match held {
                 Some(held) => taken[at][usize::from(held)] = true,
@@ -229,9 +177,7 @@ fn the_corpus_takes_both_sides_of_every_branch() {
             })
             .unwrap();
         }
-        let missed: Vec<usize> = (0..program.len())
-            .filter(|at| taken[*at] != [true; 2])
-            .collect();
+        let missed: Vec<usize> = (0..program.len()).filter(|at| taken[*at] != [true; 2]).collect();
         assert!(missed.is_empty(), "{arch:?}: {missed:?} not fully executed");
     }
 }
@@ -240,25 +186,14 @@ fn the_corpus_takes_both_sides_of_every_branch() {
 fn the_floor_is_small_and_looks_at_arguments_only_where_a_rule_does() {
     for arch in Arch::ALL {
         let program = floor(arch).instructions();
-        assert!(
-            program.len() <= 130,
-            "{arch:?}: {} instructions",
-            program.len()
-        );
-        let outcomes: Vec<_> = corpus(arch)
-            .iter()
-            .map(|call| (call.nr, run(program, call).unwrap()))
-            .collect();
+        assert!(program.len() <= 130, "{arch:?}: {} instructions", program.len());
+        let outcomes: Vec<_> = corpus(arch).iter().map(|call| (call.nr, run(program, call).unwrap())).collect();
         let longest = outcomes.iter().map(|(_, o)| o.executed).max().unwrap();
         assert!(longest <= 18, "{arch:?}: {longest} executed");
         let mut with_arguments = special(arch).to_vec();
         with_arguments.remove(1);
         for (nr, outcome) in outcomes {
-            assert_eq!(
-                outcome.looked_at_arguments,
-                with_arguments.contains(&nr),
-                "{arch:?} {nr}"
-            );
+            assert_eq!(outcome.looked_at_arguments, with_arguments.contains(&nr), "{arch:?} {nr}");
         }
     }
 }
@@ -267,41 +202,17 @@ fn the_floor_is_small_and_looks_at_arguments_only_where_a_rule_does() {
 fn the_same_data_compiles_to_the_same_bytes() {
     let reasons = reasons().unwrap();
     for arch in Arch::ALL {
-        let [
-            clone,
-            clone3,
-            socket,
-            socketpair,
-            setsockopt,
-            ioctl,
-            personality,
-            prctl,
-        ] = special(arch);
-        let numbers = emit::Numbers {
-            clone,
-            clone3,
-            socket,
-            socketpair,
-            setsockopt,
-            ioctl,
-            personality,
-            prctl,
-        };
+        let [clone, clone3, socket, socketpair, setsockopt, ioctl, personality, prctl] = special(arch);
+        let numbers = emit::Numbers { clone, clone3, socket, socketpair, setsockopt, ioctl, personality, prctl };
         let mut denied = denied(arch);
         denied.reverse();
-        assert_eq!(
-            &emit::compile(arch, &denied, reasons.ceiling, numbers).unwrap(),
-            floor(arch)
-        );
+        assert_eq!(&emit::compile(arch, &denied, reasons.ceiling, numbers).unwrap(), floor(arch));
     }
 }
 
 /// A change of the floor is a change of this file, so that a reviewer sees it.
 #[test]
 fn the_floor_is_the_one_on_record() {
-    let record: String = Arch::ALL
-        .iter()
-        .map(|arch| format!("{}  {}\n", floor_digest(*arch), arch.name()))
-        .collect();
+    let record: String = Arch::ALL.iter().map(|arch| format!("{}  {}\n", floor_digest(*arch), arch.name())).collect();
     assert_eq!(record, include_str!("../../agent-floor.sha256"));
 }

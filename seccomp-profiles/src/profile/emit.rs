@@ -25,19 +25,11 @@ struct Piece<'a> {
 
 impl Piece<'_> {
     fn plain(first: u32, otherwise: u32) -> Self {
-        Piece {
-            first,
-            rules: Vec::new(),
-            otherwise,
-            place: "",
-        }
+        Piece { first, rules: Vec::new(), otherwise, place: "" }
     }
 
     fn instructions(&self) -> usize {
-        self.rules
-            .iter()
-            .map(|(matcher, _)| matcher.len() + 1)
-            .sum()
+        self.rules.iter().map(|(matcher, _)| matcher.len() + 1).sum()
     }
 }
 
@@ -71,23 +63,15 @@ pub(super) fn emit(resolved: &Resolved, arch: Arch) -> Result<Vec<Program>, Prof
             }
             Err(ProgramError::Length(_)) => {
                 let piece = &pieces[part.start];
-                let name = syscalls::name(arch, piece.first)
-                    .unwrap_or_default()
-                    .to_owned();
-                return Err(ProfileError::CallTooLong {
-                    place: piece.place.to_owned(),
-                    name,
-                });
+                let name = syscalls::name(arch, piece.first).unwrap_or_default().to_owned();
+                return Err(ProfileError::CallTooLong { place: piece.place.to_owned(), name });
             }
             Err(fault) => return Err(fault.into()),
         }
     }
     programs.extend(last);
     if programs.len() > MAX_PROGRAMS {
-        let instructions = programs
-            .iter()
-            .map(|program| usize::from(program.len()))
-            .sum();
+        let instructions = programs.iter().map(|program| usize::from(program.len())).sum();
         return Err(ProfileError::TooLong { instructions });
     }
     Ok(programs)
@@ -100,17 +84,9 @@ fn pieces(resolved: &Resolved, arch: Arch) -> Vec<Piece<'_>> {
         if pieces.last().is_some_and(|last| last.first == *number) {
             pieces.pop();
         }
-        let rules = decision
-            .rules
-            .iter()
-            .map(|(rule, answer)| (matcher(&BpfProgram::from(rule.clone())), *answer))
-            .collect();
-        pieces.push(Piece {
-            first: *number,
-            rules,
-            otherwise: decision.otherwise,
-            place: &decision.place,
-        });
+        let rules =
+            decision.rules.iter().map(|(rule, answer)| (matcher(&BpfProgram::from(rule.clone())), *answer)).collect();
+        pieces.push(Piece { first: *number, rules, otherwise: decision.otherwise, place: &decision.place });
         pieces.push(Piece::plain(number + 1, resolved.default));
     }
     let mut beyond = resolved.default;
@@ -127,21 +103,13 @@ fn pieces(resolved: &Resolved, arch: Arch) -> Vec<Piece<'_>> {
     pieces
 }
 
-fn program(
-    pieces: &[Piece<'_>],
-    part: std::ops::Range<usize>,
-    arch: Arch,
-) -> Result<Program, ProgramError> {
+fn program(pieces: &[Piece<'_>], part: std::ops::Range<usize>, arch: Arch) -> Result<Program, ProgramError> {
     let mut a = Assembler::default();
     let allow = a.ret(ret::ALLOW);
     let mut runs = Vec::with_capacity(pieces.len());
     for (index, piece) in pieces.iter().enumerate() {
         if !part.contains(&index) {
-            runs.push(Run {
-                first: piece.first,
-                target: allow,
-                cost: 1,
-            });
+            runs.push(Run { first: piece.first, target: allow, cost: 1 });
             continue;
         }
         let mut target = a.ret(piece.otherwise);
@@ -150,11 +118,7 @@ fn program(
             target = a.rule(matcher, *answer, target);
             cost += u32::try_from(matcher.len()).unwrap_or(u32::MAX).min(32);
         }
-        runs.push(Run {
-            first: piece.first,
-            target,
-            cost,
-        });
+        runs.push(Run { first: piece.first, target, cost });
     }
     let tree = a.dispatch(&runs).unwrap_or(allow);
     let number = a.load(data::NR, tree);
@@ -170,18 +134,8 @@ fn program(
 /// is not built here, and would lead out of the program.
 fn matcher(rule: &[seccompiler::sock_filter]) -> Vec<Instruction> {
     let comparisons = match rule {
-        [skip, link, rest @ ..] if (skip.code, skip.k) == (op::JA, 1) && link.code == op::JA => {
-            rest
-        }
+        [skip, link, rest @ ..] if (skip.code, skip.k) == (op::JA, 1) && link.code == op::JA => rest,
         whole => whole,
     };
-    comparisons
-        .iter()
-        .map(|i| Instruction {
-            code: i.code,
-            jt: i.jt,
-            jf: i.jf,
-            k: i.k,
-        })
-        .collect()
+    comparisons.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect()
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
-    LinuxSeccompOperator as Operator, LinuxSyscall,
+    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+    LinuxSyscall,
 };
 use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
@@ -61,17 +61,9 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
     check_architectures(profile, arch)?;
     let entries = profile.syscalls().as_deref().unwrap_or_default();
     if entries.len() > MAX_RULES {
-        return Err(ProfileError::TooMany {
-            count: entries.len(),
-            what: "rules",
-            limit: MAX_RULES,
-        });
+        return Err(ProfileError::TooMany { count: entries.len(), what: "rules", limit: MAX_RULES });
     }
-    let default = value(
-        profile.default_action(),
-        profile.default_errno_ret(),
-        || "defaultErrnoRet".to_owned(),
-    )?;
+    let default = value(profile.default_action(), profile.default_errno_ret(), || "defaultErrnoRet".to_owned())?;
 
     let mut warnings = Vec::new();
     let mut calls: BTreeMap<u32, Collected> = BTreeMap::new();
@@ -83,11 +75,7 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
         // An entry of many names spells its argument rules out once for each.
         matches += entry.names().len() * rules.len();
         if matches > MAX_MATCHES {
-            return Err(ProfileError::TooMany {
-                count: matches,
-                what: "matches",
-                limit: MAX_MATCHES,
-            });
+            return Err(ProfileError::TooMany { count: matches, what: "matches", limit: MAX_MATCHES });
         }
         if entry.names().is_empty() {
             return Err(ProfileError::NoName { place: at() });
@@ -96,66 +84,37 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
             if let Some(number) = syscalls::number(arch, name) {
                 let call = calls.entry(number).or_default();
                 call.entry = index;
-                call.matches
-                    .extend(rules.iter().map(|rule| (rule.clone(), answer)));
+                call.matches.extend(rules.iter().map(|rule| (rule.clone(), answer)));
             } else if name.is_empty() {
                 return Err(ProfileError::NoName { place: at() });
             } else if !syscalls::exists_elsewhere(name) {
                 if runs(default) && ret::rank(answer) < ret::rank(default) {
-                    return Err(ProfileError::UnknownName {
-                        place: at(),
-                        name: name.clone(),
-                    });
+                    return Err(ProfileError::UnknownName { place: at(), name: name.clone() });
                 }
-                warnings.push(format!(
-                    "{}: no system call is named {name:?}: left out",
-                    at()
-                ));
+                warnings.push(format!("{}: no system call is named {name:?}: left out", at()));
             }
         }
     }
 
     let last = calls.last_key_value().map(|(number, _)| *number);
-    let beyond = if runs(default) {
-        default
-    } else {
-        ret::ERRNO | ENOSYS
-    };
+    let beyond = if runs(default) { default } else { ret::ERRNO | ENOSYS };
     let mut decided = BTreeMap::new();
     for (number, collected) in calls {
-        let place = entries
-            .get(collected.entry)
-            .map(|e| place(collected.entry, e))
-            .unwrap_or_default();
-        if collected
-            .matches
-            .iter()
-            .any(|(_, answer)| collected.matches[0].1 != *answer)
-        {
+        let place = entries.get(collected.entry).map(|e| place(collected.entry, e)).unwrap_or_default();
+        if collected.matches.iter().any(|(_, answer)| collected.matches[0].1 != *answer) {
             let name = syscalls::name(arch, number).unwrap_or("a call");
-            warnings.push(format!("{place}: {name} has rules of several actions: the most restrictive that matches wins"));
+            warnings
+                .push(format!("{place}: {name} has rules of several actions: the most restrictive that matches wins"));
         }
         decided.insert(number, decide(collected, default, place));
     }
-    Ok(Resolved {
-        default,
-        beyond,
-        last,
-        calls: decided,
-        warnings,
-    })
+    Ok(Resolved { default, beyond, last, calls: decided, warnings })
 }
 
 /// Puts the most restrictive answer first; among equals the profile's order stands.
 fn decide(mut collected: Collected, default: u32, place: String) -> Decision {
-    collected
-        .matches
-        .sort_by_key(|(_, answer)| ret::rank(*answer));
-    let mut decision = Decision {
-        rules: Vec::new(),
-        otherwise: default,
-        place,
-    };
+    collected.matches.sort_by_key(|(_, answer)| ret::rank(*answer));
+    let mut decision = Decision { rules: Vec::new(), otherwise: default, place };
     for (rule, answer) in collected.matches {
         let Some(rule) = rule else {
             decision.otherwise = answer;
@@ -163,11 +122,7 @@ fn decide(mut collected: Collected, default: u32, place: String) -> Decision {
         };
         decision.rules.push((rule, answer));
     }
-    while decision
-        .rules
-        .last()
-        .is_some_and(|(_, answer)| *answer == decision.otherwise)
-    {
+    while decision.rules.last().is_some_and(|(_, answer)| *answer == decision.otherwise) {
         decision.rules.pop();
     }
     decision
@@ -183,10 +138,7 @@ fn check_architectures(profile: &LinuxSeccomp, arch: Arch) -> Result<(), Profile
         return Ok(());
     }
     let listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
-    Err(ProfileError::Architecture {
-        wanted: arch.oci_name(),
-        listed: listed.join(", "),
-    })
+    Err(ProfileError::Architecture { wanted: arch.oci_name(), listed: listed.join(", ") })
 }
 
 /// Does a call that gets this answer run, or may a tracer let it run?
@@ -202,11 +154,7 @@ fn place(index: usize, entry: &LinuxSyscall) -> String {
 }
 
 /// The value a filter returns for an action.
-fn value(
-    action: Action,
-    errno: Option<u32>,
-    place: impl Fn() -> String,
-) -> Result<u32, ProfileError> {
+fn value(action: Action, errno: Option<u32>, place: impl Fn() -> String) -> Result<u32, ProfileError> {
     let (base, limit) = match action {
         Action::ScmpActErrno => (ret::ERRNO, Some(MAX_ERRNO)),
         Action::ScmpActTrace => (ret::TRACE, Some(0xffff)),
@@ -218,41 +166,25 @@ fn value(
         Action::ScmpActNotify => return Err(ProfileError::Notify { place: place() }),
     };
     match (limit, errno) {
-        (Some(limit), Some(value)) if value > limit => Err(ProfileError::Errno {
-            place: place(),
-            value,
-            limit,
-        }),
+        (Some(limit), Some(value)) if value > limit => Err(ProfileError::Errno { place: place(), value, limit }),
         (Some(_), errno) => Ok(base | errno.unwrap_or(EPERM)),
         (None, None) => Ok(base),
-        (None, Some(_)) => Err(ProfileError::ErrnoUnused {
-            place: place(),
-            action: action.to_string(),
-        }),
+        (None, Some(_)) => Err(ProfileError::ErrnoUnused { place: place(), action: action.to_string() }),
     }
 }
 
 /// The argument rules of an entry, of which one must match; `None` matches always.
-fn conditions(
-    entry: &LinuxSyscall,
-    place: impl Fn() -> String,
-) -> Result<Vec<Option<SeccompRule>>, ProfileError> {
+fn conditions(entry: &LinuxSyscall, place: impl Fn() -> String) -> Result<Vec<Option<SeccompRule>>, ProfileError> {
     let args = entry.args().as_deref().unwrap_or_default();
     let mut conditions = Vec::with_capacity(args.len());
     let mut seen = [false; 6];
     let mut repeated = false;
     for arg in args {
         let Some(seen) = seen.get_mut(arg.index()) else {
-            return Err(ProfileError::ArgumentIndex {
-                place: place(),
-                index: arg.index(),
-            });
+            return Err(ProfileError::ArgumentIndex { place: place(), index: arg.index() });
         };
         repeated |= std::mem::replace(seen, true);
-        conditions.push(condition(arg).map_err(|source| ProfileError::Condition {
-            place: place(),
-            source,
-        })?);
+        conditions.push(condition(arg).map_err(|source| ProfileError::Condition { place: place(), source })?);
     }
     // runc: as soon as one argument is named twice, each condition is a rule of its own.
     let groups: Vec<Vec<SeccompCondition>> = match (conditions.is_empty(), repeated) {
@@ -264,10 +196,7 @@ fn conditions(
         .into_iter()
         .map(|group| SeccompRule::new(group).map(Some))
         .collect::<Result<_, _>>()
-        .map_err(|source| ProfileError::Condition {
-            place: place(),
-            source,
-        })
+        .map_err(|source| ProfileError::Condition { place: place(), source })
 }
 
 fn condition(arg: &LinuxSeccompArg) -> Result<SeccompCondition, seccompiler::BackendError> {
@@ -279,10 +208,7 @@ fn condition(arg: &LinuxSeccompArg) -> Result<SeccompCondition, seccompiler::Bac
         Operator::ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
         Operator::ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
         // OCI calls the mask `value` and what the masked argument must be `valueTwo`.
-        Operator::ScmpCmpMaskedEq => (
-            SeccompCmpOp::MaskedEq(arg.value()),
-            arg.value_two().unwrap_or(0),
-        ),
+        Operator::ScmpCmpMaskedEq => (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or(0)),
     };
     let index = u8::try_from(arg.index()).unwrap_or(u8::MAX);
     SeccompCondition::new(index, SeccompCmpArgLen::Qword, operator, value)

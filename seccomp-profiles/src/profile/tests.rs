@@ -11,8 +11,7 @@ use crate::syscalls;
 mod agreement;
 mod refusals;
 
-const RUNTIME_DEFAULT: &str =
-    include_str!("../../tests/fixtures/containerd-2.1-default-x86_64.json");
+const RUNTIME_DEFAULT: &str = include_str!("../../tests/fixtures/containerd-2.1-default-x86_64.json");
 const EPERM: u32 = ret::ERRNO | 1;
 const ENOSYS: u32 = ret::ERRNO | 38;
 
@@ -29,21 +28,14 @@ fn call(name: &str, args: &[u64]) -> Call {
 }
 
 fn number(nr: u32, args: &[u64]) -> Call {
-    let mut call = Call {
-        nr,
-        arch: Arch::X86_64.audit(),
-        ..Call::default()
-    };
+    let mut call = Call { nr, arch: Arch::X86_64.audit(), ..Call::default() };
     call.args[..args.len()].copy_from_slice(args);
     call
 }
 
 /// What the kernel makes of all the programs together.
 fn answer(filters: &PodFilters, call: &Call) -> u32 {
-    let answers = filters
-        .programs
-        .iter()
-        .map(|p| run(p.instructions(), call).unwrap().value);
+    let answers = filters.programs.iter().map(|p| run(p.instructions(), call).unwrap().value);
     answers.min_by_key(|value| ret::rank(*value)).unwrap()
 }
 
@@ -69,19 +61,11 @@ fn naive(profile: &LinuxSeccomp, call: &Call) -> u32 {
                     Operator::ScmpCmpEq => actual == arg.value(),
                     Operator::ScmpCmpGe => actual >= arg.value(),
                     Operator::ScmpCmpGt => actual > arg.value(),
-                    Operator::ScmpCmpMaskedEq => {
-                        actual & arg.value() == arg.value_two().unwrap_or(0) & arg.value()
-                    }
+                    Operator::ScmpCmpMaskedEq => actual & arg.value() == arg.value_two().unwrap_or(0) & arg.value(),
                 }
             };
-            let twice = args
-                .iter()
-                .any(|a| args.iter().filter(|b| b.index() == a.index()).count() > 1);
-            let matched = if twice {
-                args.iter().any(holds)
-            } else {
-                args.iter().all(holds)
-            };
+            let twice = args.iter().any(|a| args.iter().filter(|b| b.index() == a.index()).count() > 1);
+            let matched = if twice { args.iter().any(holds) } else { args.iter().all(holds) };
             if nr == call.nr && matched {
                 matching.push(value(rule.action(), rule.errno_ret()));
             }
@@ -135,26 +119,10 @@ fn containerds_default_profile_answers_as_it_reads() {
         ("userfaultfd", &[], EPERM),
         ("open_tree_attr", &[], ENOSYS),
     ] {
-        assert_eq!(
-            answer(&filters, &call(name, args)),
-            expected,
-            "{name} {args:x?}"
-        );
+        assert_eq!(answer(&filters, &call(name, args)), expected, "{name} {args:x?}");
     }
     for nr in (0..=600).chain([0x4000_0000, 0x4000_0065, u32::MAX]) {
-        for value in [
-            0,
-            1,
-            8,
-            17,
-            40,
-            41,
-            0x20008,
-            0x1000_0011,
-            1 << 32,
-            40 | 1 << 32,
-            u64::MAX,
-        ] {
+        for value in [0, 1, 8, 17, 40, 41, 0x20008, 0x1000_0011, 1 << 32, 40 | 1 << 32, u64::MAX] {
             let call = number(nr, &[value; 6]);
             assert_eq!(answer(&filters, &call), naive(&oci, &call), "{call:?}");
         }
@@ -165,20 +133,11 @@ fn containerds_default_profile_answers_as_it_reads() {
 fn the_default_profile_looks_at_arguments_only_where_it_has_rules_for_them() {
     let oci: LinuxSeccomp = serde_json::from_str(RUNTIME_DEFAULT).unwrap();
     let filters = compile_profile(&oci, Arch::X86_64).unwrap();
-    let conditional = ["socket", "personality", "clone"]
-        .map(|name| syscalls::number(Arch::X86_64, name).unwrap());
+    let conditional = ["socket", "personality", "clone"].map(|name| syscalls::number(Arch::X86_64, name).unwrap());
     for nr in 0..=600 {
         let outcome = run(filters.programs[0].instructions(), &number(nr, &[])).unwrap();
-        assert_eq!(
-            outcome.looked_at_arguments,
-            conditional.contains(&nr),
-            "{nr}"
-        );
-        assert!(
-            outcome.executed <= 30,
-            "{nr}: {} executed",
-            outcome.executed
-        );
+        assert_eq!(outcome.looked_at_arguments, conditional.contains(&nr), "{nr}");
+        assert!(outcome.executed <= 30, "{nr}: {} executed", outcome.executed);
     }
 }
 
@@ -187,31 +146,11 @@ fn hostile_profiles_mean_what_they_say_and_are_one_program() {
     let all = syscalls::table(Arch::X86_64);
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     for (oci, name, expected) in [
-        (
-            json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 0, "syscalls": []}),
-            "seccomp",
-            ret::ERRNO,
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_KILL", "syscalls": []}),
-            "read",
-            ret::KILL_THREAD,
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_KILL_PROCESS"}),
-            "read",
-            ret::KILL_PROCESS,
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_LOG"}),
-            "unshare",
-            ret::LOG,
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_TRACE", "defaultErrnoRet": 7}),
-            "unshare",
-            ret::TRACE | 7,
-        ),
+        (json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 0, "syscalls": []}), "seccomp", ret::ERRNO),
+        (json!({"defaultAction": "SCMP_ACT_KILL", "syscalls": []}), "read", ret::KILL_THREAD),
+        (json!({"defaultAction": "SCMP_ACT_KILL_PROCESS"}), "read", ret::KILL_PROCESS),
+        (json!({"defaultAction": "SCMP_ACT_LOG"}), "unshare", ret::LOG),
+        (json!({"defaultAction": "SCMP_ACT_TRACE", "defaultErrnoRet": 7}), "unshare", ret::TRACE | 7),
         (json!({"defaultAction": "SCMP_ACT_TRAP"}), "read", ret::TRAP),
         (
             json!({"defaultAction": "SCMP_ACT_KILL_THREAD",
@@ -249,12 +188,7 @@ fn several_conditions_must_all_hold_unless_two_look_at_one_argument() {
     assert_eq!(answer(&both, &call("ioctl", &[3, 5])), EPERM);
     assert_eq!(answer(&both, &call("ioctl", &[3, 6])), ret::ALLOW);
     let either = rule(json!([eq(0, 3), eq(1, 5), eq(1, 6)]));
-    for (args, expected) in [
-        ([3, 0], EPERM),
-        ([0, 5], EPERM),
-        ([0, 6], EPERM),
-        ([0, 7], ret::ALLOW),
-    ] {
+    for (args, expected) in [([3, 0], EPERM), ([0, 5], EPERM), ([0, 6], EPERM), ([0, 7], ret::ALLOW)] {
         assert_eq!(answer(&either, &call("ioctl", &args)), expected);
     }
 }
@@ -265,8 +199,7 @@ fn the_most_restrictive_rule_wins_whatever_the_order() {
         "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_EQ"}]});
     let always = json!({"names": ["ioctl"], "action": "SCMP_ACT_ALLOW"});
     for rules in [[&conditional, &always], [&always, &conditional]] {
-        let filters =
-            compile(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules})).unwrap();
+        let filters = compile(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules})).unwrap();
         assert_eq!(answer(&filters, &call("ioctl", &[0, 5])), ret::KILL_PROCESS);
         assert_eq!(answer(&filters, &call("ioctl", &[0, 6])), ret::ALLOW);
         assert_eq!(filters.warnings.len(), 1);

@@ -86,9 +86,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Invocation, ArgsErr
         debug: false,
     };
     let (mut info, mut version) = (false, false);
-    let mut args = args
-        .enumerate()
-        .map(|(index, arg)| arg.into_string().map_err(|_| ArgsError::NotUtf8(index + 1)));
+    let mut args = args.enumerate().map(|(index, arg)| arg.into_string().map_err(|_| ArgsError::NotUtf8(index + 1)));
     while let Some(arg) = args.next() {
         let arg = arg?;
         let Some(flag) = arg.strip_prefix('-') else {
@@ -183,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_start_line_of_containerd_is_understood() {
-        let got = words("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc -debug start");
+        let got =
+            words("-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc -debug start");
         let got = got.expect("parse");
         assert_eq!(got.verb, Verb::Start);
         assert_eq!((got.namespace.as_str(), got.id.as_str()), ("k8s.io", "abc"));

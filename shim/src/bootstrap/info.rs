@@ -1,7 +1,7 @@
 //! The reply to `-info`: which OCI features containerd may rely on.
 
-use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use serde_json::json;
 
@@ -44,7 +44,10 @@ pub fn reply() -> Result<Vec<u8>, VerbError> {
     });
     let info = RuntimeInfo {
         name: RUNTIME.to_owned(),
-        version: MessageField::some(RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() }),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        }),
         features: MessageField::some(Any {
             type_url: FEATURES.to_owned(),
             value: features.to_string().into_bytes(),

@@ -60,7 +60,11 @@ pub fn init(bundle: &Path, namespace: &str, group: &str, debug: bool) -> io::Res
 /// One line in the logfmt of containerd's own shims. At most `PIPE_BUF` bytes, so that lines never interleave (pipe(7)).
 fn write_line(level: &str, message: &str, namespace: &str, group: &str) {
     const LONGEST: usize = 3500;
-    let mut line = format!("time={:?} level={} msg=\"", crate::record::timestamp(std::time::SystemTime::now()), level.to_lowercase());
+    let mut line = format!(
+        "time={:?} level={} msg=\"",
+        crate::record::timestamp(std::time::SystemTime::now()),
+        level.to_lowercase()
+    );
     for character in message.chars() {
         if line.len() > LONGEST {
             line.push('…');

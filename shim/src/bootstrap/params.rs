@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn the_legacy_reply_is_json_and_the_new_one_protobuf() {
-        let json: serde_json::Value = serde_json::from_slice(&reply("unix:///s", false, 2).expect("reply")).expect("json");
+        let json: serde_json::Value =
+            serde_json::from_slice(&reply("unix:///s", false, 2).expect("reply")).expect("json");
         assert_eq!(json["version"], 2);
         let result = BootstrapResult::parse_from_bytes(&reply("unix:///s", true, 3).expect("reply")).expect("protobuf");
         assert_eq!((result.version, result.address.as_str()), (3, "unix:///s"));

@@ -35,8 +35,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Serves until `Shutdown`, SIGTERM, or the disappearance of the bundle.
 pub fn run(invocation: Invocation) -> Result<(), VerbError> {
-    let bundle = invocation.bundle.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
-    let socket = invocation.socket.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
+    let bundle =
+        invocation.bundle.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
+    let socket =
+        invocation.socket.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
     // Before anything of ours is open: a leaked descriptor would reach every container's launch, and may hang containerd.
     crate::sys::close_all_but(&[]).map_err(VerbError::io("close inherited descriptors"))?;
     fifo_log::init(&bundle, &invocation.namespace, &invocation.id, invocation.debug)
@@ -79,9 +81,8 @@ fn shed() -> Result<StdListener, VerbError> {
 
 async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<(), VerbError> {
     let listener = UnixListener::from_std(listener).map_err(VerbError::io("listen on the shim's socket"))?;
-    let mut server = Server::new()
-        .add_listener(Listener::new(SameUser { listener }))
-        .register_service(services(Arc::clone(&pod)));
+    let mut server =
+        Server::new().add_listener(Listener::new(SameUser { listener })).register_service(services(Arc::clone(&pod)));
     let listen = |kind| signal(kind).map_err(VerbError::io("listen for signals"));
     let mut child = listen(SignalKind::child())?;
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);

@@ -68,16 +68,16 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
         Err(error) => return Err(VerbError::Io { step: "open the bundle's config.json", source: error }),
     };
     let mut text = Vec::new();
-    spec.take(crate::facts::MAX_SPEC)
-        .read_to_end(&mut text)
-        .map_err(VerbError::io("read the bundle's config.json"))?;
+    spec.take(crate::facts::MAX_SPEC).read_to_end(&mut text).map_err(VerbError::io("read the bundle's config.json"))?;
     let spec: Annotated = serde_json::from_slice(&text)
         .map_err(|error| VerbError::Refused(format!("the bundle's config.json is malformed: {error}")))?;
     let annotations = spec.annotations.unwrap_or_default();
     let group = GROUP_ANNOTATIONS.iter().find_map(|name| annotations.get(*name));
     match group {
         Some(group) if super::args::is_identifier(group) => Ok(group.clone()),
-        Some(group) => Err(VerbError::Refused(format!("the spec's group {group:?} is not a valid containerd identifier"))),
+        Some(group) => {
+            Err(VerbError::Refused(format!("the spec's group {group:?} is not a valid containerd identifier")))
+        }
         None => Ok(id.to_owned()),
     }
 }
@@ -116,7 +116,8 @@ fn listen(socket: &Path) -> Result<Option<UnixListener>, VerbError> {
     };
     let listener = bound.map_err(VerbError::io("listen on the shim's socket"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(VerbError::io("restrict the shim's socket"))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))
+        .map_err(VerbError::io("restrict the shim's socket"))?;
     Ok(Some(listener))
 }
 
@@ -167,8 +168,10 @@ fn spawn(
 /// Set on ourselves; the daemon inherits it.
 fn raise_oom_score() -> Result<(), VerbError> {
     const STEP: &str = "raise the shim's oom_score_adj above containerd's";
-    let parent = fs::read_to_string(format!("/proc/{}/oom_score_adj", nix::unistd::getppid())).map_err(VerbError::io(STEP))?;
-    let score: i32 = parent.trim().parse().map_err(|_| VerbError::Refused(format!("{STEP}: {parent:?} is no score")))?;
+    let parent =
+        fs::read_to_string(format!("/proc/{}/oom_score_adj", nix::unistd::getppid())).map_err(VerbError::io(STEP))?;
+    let score: i32 =
+        parent.trim().parse().map_err(|_| VerbError::Refused(format!("{STEP}: {parent:?} is no score")))?;
     fs::OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_CLOEXEC)

@@ -60,18 +60,14 @@ impl<'de> Deserialize<'de> for Size {
                 f.write_str("a positive number of bytes, or a string like \"512Mi\" or \"4Gi\"")
             }
             fn visit_i64<E: de::Error>(self, size: i64) -> Result<Size, E> {
-                let bytes = u64::try_from(size)
-                    .ok()
-                    .filter(|s| (1..=MAX_BYTES).contains(s));
-                bytes
-                    .map(Size)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(size), &self))
+                let bytes = u64::try_from(size).ok().filter(|s| (1..=MAX_BYTES).contains(s));
+                bytes.map(Size).ok_or_else(|| E::invalid_value(de::Unexpected::Signed(size), &self))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
                 let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("", 0)];
-                let bytes = units.iter().find_map(|(suffix, shift)| {
-                    digits(text.strip_suffix(suffix)?)?.checked_mul(1 << shift)
-                });
+                let bytes = units
+                    .iter()
+                    .find_map(|(suffix, shift)| digits(text.strip_suffix(suffix)?)?.checked_mul(1 << shift));
                 bytes
                     .filter(|b| (1..=MAX_BYTES).contains(b))
                     .map(Size)
@@ -88,24 +84,13 @@ pub(super) struct Pids(pub(super) u64);
 impl<'de> Deserialize<'de> for Pids {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let pids = i64::deserialize(deserializer)?;
-        u64::try_from(pids)
-            .ok()
-            .filter(|p| (1..=MAX_PIDS).contains(p))
-            .map(Self)
-            .ok_or_else(|| {
-                de::Error::invalid_value(
-                    de::Unexpected::Signed(pids),
-                    &"a number of processes from 1 to 4194304",
-                )
-            })
+        u64::try_from(pids).ok().filter(|p| (1..=MAX_PIDS).contains(p)).map(Self).ok_or_else(|| {
+            de::Error::invalid_value(de::Unexpected::Signed(pids), &"a number of processes from 1 to 4194304")
+        })
     }
 }
 
 /// Plain digits: `u64::from_str` also takes a leading `+`.
 fn digits(text: &str) -> Option<u64> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }

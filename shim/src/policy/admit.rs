@@ -1,18 +1,14 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources,
-    Mount, Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec,
 };
 
 use super::floor::{
-    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, PRIVILEGED,
-    START_CONTAINER_HOOKS,
+    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, PRIVILEGED, START_CONTAINER_HOOKS,
 };
 use super::verdict::quote;
-use super::{
-    Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process,
-};
+use super::{Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process};
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
 /// where containerd itself runs without some.
@@ -51,59 +47,33 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
         max: settings.limits.max,
         swap_limit: facts.swap_limit,
     };
-    Ok(Admitted {
-        spec,
-        settings: *settings,
-        denials,
-        floor,
-    })
+    Ok(Admitted { spec, settings: *settings, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self {
-            mut spec,
-            settings,
-            denials,
-            floor,
-        } = self;
+        let Self { mut spec, settings, denials, floor } = self;
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
             Mode::Enforce => harden::harden(&mut spec, &floor, &settings.limits, &mut changes),
-            Mode::Audit => {
-                harden::harden(&mut spec.clone(), &floor, &settings.limits, &mut changes)
-            }
+            Mode::Audit => harden::harden(&mut spec.clone(), &floor, &settings.limits, &mut changes),
         }
-        Hardened {
-            spec,
-            changes,
-            denials,
-            floor,
-        }
+        Hardened { spec, changes, denials, floor }
     }
 }
 
 fn malformed(spec: &Spec) -> Vec<Denial> {
     let mut denials = match spec.process() {
         Some(process) => process::malformed(process),
-        None => vec![Denial::new(
-            &INVALID_PROCESS,
-            "process property must not be empty",
-        )],
+        None => vec![Denial::new(&INVALID_PROCESS, "process property must not be empty")],
     };
     if spec.root().is_none() {
-        denials.push(Denial::new(
-            &INVALID_SPEC,
-            "root property must not be empty",
-        ));
+        denials.push(Denial::new(&INVALID_SPEC, "root property must not be empty"));
     }
     match spec.linux() {
         Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified_key)),
-        None => denials.push(Denial::new(
-            &INVALID_SPEC,
-            "linux property must not be empty",
-        )),
+        None => denials.push(Denial::new(&INVALID_SPEC, "linux property must not be empty")),
     }
     denials
 }
@@ -112,13 +82,8 @@ fn malformed(spec: &Spec) -> Vec<Denial> {
 pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
     let keys = resources.unified().as_ref()?.keys();
     // The smallest, so that the same spec is always refused in the same words.
-    let bad = keys
-        .filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".")
-        .min()?;
-    Some(Denial::new(
-        &INVALID_UNIFIED,
-        format!("linux.resources.unified has the key {}", quote(bad)),
-    ))
+    let bad = keys.filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".").min()?;
+    Some(Denial::new(&INVALID_UNIFIED, format!("linux.resources.unified has the key {}", quote(bad))))
 }
 
 fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
@@ -130,16 +95,10 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
         denials.extend(host_namespaces(linux, facts));
     }
     denials.extend(privileged(spec));
-    let hooks = spec
-        .hooks()
-        .as_ref()
-        .and_then(|h| h.start_container().as_ref());
+    let hooks = spec.hooks().as_ref().and_then(|h| h.start_container().as_ref());
     if let Some(hook) = hooks.and_then(|h| h.first()) {
         let path = quote(&hook.path().to_string_lossy());
-        denials.push(Denial::new(
-            &START_CONTAINER_HOOKS,
-            format!("a startContainer hook runs {path}"),
-        ));
+        denials.push(Denial::new(&START_CONTAINER_HOOKS, format!("a startContainer hook runs {path}")));
     }
     denials
 }
@@ -149,27 +108,16 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
 fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
     use LinuxNamespaceType::{Ipc, Mount, Network, Pid, Uts};
     let listed = linux.namespaces().as_deref().unwrap_or_default();
-    let shared: Vec<&str> = [
-        (Pid, "pid"),
-        (Ipc, "ipc"),
-        (Network, "network"),
-        (Uts, "uts"),
-        (Mount, "mount"),
-    ]
-    .into_iter()
-    .filter(|(kind, _)| {
-        facts.host_namespaces_joined.contains(kind) || !listed.iter().any(|n| n.typ() == *kind)
-    })
-    .map(|(_, name)| name)
-    .collect();
+    let shared: Vec<&str> = [(Pid, "pid"), (Ipc, "ipc"), (Network, "network"), (Uts, "uts"), (Mount, "mount")]
+        .into_iter()
+        .filter(|(kind, _)| facts.host_namespaces_joined.contains(kind) || !listed.iter().any(|n| n.typ() == *kind))
+        .map(|(_, name)| name)
+        .collect();
     if shared.is_empty() {
         return None;
     }
     let plural = if shared.len() == 1 { "" } else { "s" };
-    let found = format!(
-        "pod shares the node's {} namespace{plural}",
-        shared.join(", ")
-    );
+    let found = format!("pod shares the node's {} namespace{plural}", shared.join(", "));
     Some(Denial::new(&HOST_NAMESPACES, found))
 }
 
@@ -180,18 +128,13 @@ fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
         return false;
     };
     let listed = linux.namespaces().as_deref().unwrap_or_default();
-    if facts
-        .host_namespaces_joined
-        .contains(&LinuxNamespaceType::User)
+    if facts.host_namespaces_joined.contains(&LinuxNamespaceType::User)
         || !listed.iter().any(|n| n.typ() == LinuxNamespaceType::User)
     {
         return false;
     }
     let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
-    let roots: Vec<_> = mappings
-        .iter()
-        .filter(|m| m.container_id() == 0 && m.size() > 0)
-        .collect();
+    let roots: Vec<_> = mappings.iter().filter(|m| m.container_id() == 0 && m.size() > 0).collect();
     !roots.is_empty() && roots.iter().all(|m| m.host_id() != 0)
 }
 
@@ -199,20 +142,13 @@ fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
 /// `WithAllDevicesAllowed`). No default spec of CRI or `ctr` shows one.
 fn privileged(spec: &Spec) -> Option<Denial> {
     let mut signs = Vec::new();
-    let caps = spec
-        .process()
-        .as_ref()
-        .and_then(|p| p.capabilities().as_ref());
+    let caps = spec.process().as_ref().and_then(|p| p.capabilities().as_ref());
     let bounding = caps.and_then(|c| c.bounding().as_ref());
     if bounding.is_some_and(|b| b.len() >= ALL_CAPABILITIES && b.contains(&Capability::SysAdmin)) {
         signs.push("asks for all capabilities");
     }
     if let Some(linux) = spec.linux() {
-        let rules = linux
-            .resources()
-            .as_ref()
-            .and_then(|r| r.devices().as_deref())
-            .unwrap_or_default();
+        let rules = linux.resources().as_ref().and_then(|r| r.devices().as_deref()).unwrap_or_default();
         if all_devices(rules) {
             signs.push("may open every device");
         }
@@ -224,10 +160,7 @@ fn privileged(spec: &Spec) -> Option<Denial> {
     if signs.is_empty() {
         return None;
     }
-    Some(Denial::new(
-        &PRIVILEGED,
-        format!("container {}", signs.join(", ")),
-    ))
+    Some(Denial::new(&PRIVILEGED, format!("container {}", signs.join(", "))))
 }
 
 /// Whether the rules, which apply in order, leave all devices open for reading or writing. The kernel takes a rule of
@@ -263,8 +196,6 @@ pub(super) fn denies_all(rule: &LinuxDeviceCgroup) -> bool {
 fn writable_kernel_mount(mount: &Mount) -> bool {
     let kernel = matches!(mount.typ().as_deref(), Some("sysfs" | "cgroup" | "cgroup2"));
     let options = mount.options().as_deref().unwrap_or_default();
-    let last = options
-        .iter()
-        .rfind(|o| matches!(o.as_str(), "ro" | "rw" | "rro"));
+    let last = options.iter().rfind(|o| matches!(o.as_str(), "ro" | "rw" | "rro"));
     kernel && !matches!(last.map(String::as_str), Some("ro" | "rro"))
 }

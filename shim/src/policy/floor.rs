@@ -216,13 +216,7 @@ pub(super) const MASKED: [&str; 12] = [
 ];
 
 /// Bound read-only over themselves: containerd's default list.
-pub(super) const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Where an agent may write.
 pub(super) const AGENT_DIRECTORY_PATHS: [&str; 2] = ["/agent/runtime", "/agent/logs"];

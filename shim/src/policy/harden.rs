@@ -6,17 +6,12 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Moun
 
 use super::admit::denies_all;
 use super::floor::{
-    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, READ_ONLY,
-    READ_ONLY_PATHS, READ_ONLY_ROOT, Rule,
+    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, READ_ONLY, READ_ONLY_PATHS,
+    READ_ONLY_ROOT, Rule,
 };
 use super::{Change, ContainerFloor, LimitSettings, Role, limits, process};
 
-pub(super) fn harden(
-    spec: &mut Spec,
-    floor: &ContainerFloor,
-    settings: &LimitSettings,
-    changes: &mut Vec<Change>,
-) {
+pub(super) fn harden(spec: &mut Spec, floor: &ContainerFloor, settings: &LimitSettings, changes: &mut Vec<Change>) {
     if let Some(root) = spec.root_mut()
         && root.readonly() != Some(true)
     {
@@ -29,19 +24,9 @@ pub(super) fn harden(
         user = Some(p.user().clone());
     }
     if let Some(linux) = spec.linux_mut() {
-        let masked = with(
-            linux.masked_paths().as_deref(),
-            &MASKED,
-            &MASKED_PATHS,
-            changes,
-        );
+        let masked = with(linux.masked_paths().as_deref(), &MASKED, &MASKED_PATHS, changes);
         linux.set_masked_paths(Some(masked));
-        let readonly = with(
-            linux.readonly_paths().as_deref(),
-            &READ_ONLY,
-            &READ_ONLY_PATHS,
-            changes,
-        );
+        let readonly = with(linux.readonly_paths().as_deref(), &READ_ONLY, &READ_ONLY_PATHS, changes);
         linux.set_readonly_paths(Some(readonly));
         let mut resources = linux.resources().clone().unwrap_or_default();
         deny_devices_first(&mut resources, changes);
@@ -54,18 +39,9 @@ pub(super) fn harden(
 }
 
 /// The paths that were asked for and those of the floor that are missing, the floor's last.
-fn with(
-    asked: Option<&[String]>,
-    floor: &[&str],
-    rule: &'static Rule,
-    changes: &mut Vec<Change>,
-) -> Vec<String> {
+fn with(asked: Option<&[String]>, floor: &[&str], rule: &'static Rule, changes: &mut Vec<Change>) -> Vec<String> {
     let mut paths = asked.unwrap_or_default().to_vec();
-    let missing: Vec<&str> = floor
-        .iter()
-        .copied()
-        .filter(|p| !paths.iter().any(|a| a == p))
-        .collect();
+    let missing: Vec<&str> = floor.iter().copied().filter(|p| !paths.iter().any(|a| a == p)).collect();
     if !missing.is_empty() {
         changes.push(Change::new(
             rule,
@@ -86,20 +62,13 @@ fn deny_devices_first(resources: &mut LinuxResources, changes: &mut Vec<Change>)
         return;
     }
     let mut deny = LinuxDeviceCgroup::default();
-    deny.set_allow(false)
-        .set_typ(Some(LinuxDeviceType::A))
-        .set_access(Some("rwm".into()));
+    deny.set_allow(false).set_typ(Some(LinuxDeviceType::A)).set_access(Some("rwm".into()));
     let mut now = Vec::with_capacity(rules.len() + 1);
     now.push(deny);
     now.extend_from_slice(rules);
     let was = format!("{} rules", rules.len());
     resources.set_devices(Some(now));
-    changes.push(Change::new(
-        &DEVICES,
-        "linux.resources.devices",
-        was,
-        "after a denial of all",
-    ));
+    changes.push(Change::new(&DEVICES, "linux.resources.devices", was, "after a denial of all"));
 }
 
 fn give_agent_directories(spec: &mut Spec, user: &User, size: u64, changes: &mut Vec<Change>) {
@@ -126,12 +95,7 @@ fn give_agent_directories(spec: &mut Spec, user: &User, size: u64, changes: &mut
                 format!("gid={}", user.gid()),
             ]));
         mounts.push(mount);
-        changes.push(Change::new(
-            &AGENT_DIRECTORIES,
-            path,
-            "not mounted",
-            format!("tmpfs of {}", limits::bytes(size)),
-        ));
+        changes.push(Change::new(&AGENT_DIRECTORIES, path, "not mounted", format!("tmpfs of {}", limits::bytes(size))));
     }
     spec.set_mounts(Some(mounts));
 }

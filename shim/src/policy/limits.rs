@@ -27,13 +27,7 @@ pub(super) fn harden_create(
     swap_limit: bool,
     changes: &mut Vec<Change>,
 ) {
-    clamp(
-        resources,
-        Absent::Default(&settings.default),
-        &settings.max,
-        swap_limit,
-        changes,
-    );
+    clamp(resources, Absent::Default(&settings.default), &settings.max, swap_limit, changes);
 }
 
 /// Clamps the limits of an update to the maxima of the container's floor. What the update leaves out stays out, and
@@ -52,13 +46,7 @@ pub fn harden_update(
     resources.set_devices(None);
     let mut changes = Vec::new();
     let mut now = resources.clone();
-    clamp(
-        &mut now,
-        Absent::Keep,
-        &container.max,
-        container.swap_limit,
-        &mut changes,
-    );
+    clamp(&mut now, Absent::Keep, &container.max, container.swap_limit, &mut changes);
     Ok(match container.mode {
         Mode::Enforce => (now, changes),
         Mode::Audit => (resources, changes),
@@ -75,14 +63,7 @@ fn clamp(
     let unified = Unified::take(resources, changes);
 
     let mut memory = (*resources.memory()).unwrap_or_default();
-    clamp_memory(
-        &mut memory,
-        unified.memory,
-        absent,
-        max.memory,
-        swap_limit,
-        changes,
-    );
+    clamp_memory(&mut memory, unified.memory, absent, max.memory, swap_limit, changes);
     if resources.memory().is_some() || memory != LinuxMemory::default() {
         resources.set_memory(Some(memory));
     }
@@ -104,12 +85,7 @@ fn clamp(
         let now = signed(now);
         if asked != Some(now) {
             let was = asked.map_or_else(|| "none".to_owned(), |a| a.to_string());
-            changes.push(Change::new(
-                &PIDS_LIMIT,
-                "linux.resources.pids.limit",
-                was,
-                now,
-            ));
+            changes.push(Change::new(&PIDS_LIMIT, "linux.resources.pids.limit", was, now));
         }
         let mut pids = LinuxPids::default();
         pids.set_limit(now);
@@ -153,18 +129,9 @@ fn clamp_memory(
 
 /// A CPU limit is a quota and a period: each is judged only together with the other, or a shorter period alone would
 /// lift the quota in force.
-fn clamp_cpu(
-    cpu: &mut LinuxCpu,
-    unified: Option<(u64, u64)>,
-    absent: Absent<'_>,
-    max: u64,
-    changes: &mut Vec<Change>,
-) {
+fn clamp_cpu(cpu: &mut LinuxCpu, unified: Option<(u64, u64)>, absent: Absent<'_>, max: u64, changes: &mut Vec<Change>) {
     let was = cpu.clone();
-    let typed = was
-        .quota()
-        .and_then(positive)
-        .map(|quota| (quota, period(&was)));
+    let typed = was.quota().and_then(positive).map(|quota| (quota, period(&was)));
     let asked = match (typed, unified) {
         (Some(a), Some(b)) => Some(if millis(a) <= millis(b) { a } else { b }),
         (a, b) => a.or(b),
@@ -172,40 +139,23 @@ fn clamp_cpu(
     let share = match (asked, absent) {
         (Some(share), _) if millis(share) <= u128::from(max) => Some(share),
         (Some((_, period)), _) => Some(share_of(max, period)),
-        (None, Absent::Default(default)) => {
-            Some(share_of(default.cpu_millis.min(max), period(&was)))
-        }
-        (None, Absent::Keep) => was
-            .quota()
-            .filter(|q| *q < 0)
-            .map(|_| share_of(max, period(&was))),
+        (None, Absent::Default(default)) => Some(share_of(default.cpu_millis.min(max), period(&was))),
+        (None, Absent::Keep) => was.quota().filter(|q| *q < 0).map(|_| share_of(max, period(&was))),
     };
     cpu.set_quota(share.map(|(quota, _)| signed(quota)));
     cpu.set_period(share.map(|(_, period)| period));
     if let Some(burst) = was.burst() {
         // Time saved up may be spent beyond the quota, so it counts against the maximum too.
-        let room =
-            share.map(|(quota, period)| quota.min(share_of(max, period).0.saturating_sub(quota)));
+        let room = share.map(|(quota, period)| quota.min(share_of(max, period).0.saturating_sub(quota)));
         cpu.set_burst(room.map(|room| burst.min(room)));
     }
     let text = |c: &LinuxCpu| {
         let part = |n: Option<String>| n.unwrap_or_else(|| "none".into());
-        let burst = c
-            .burst()
-            .map_or_else(String::new, |b| format!(" burst {b}"));
-        format!(
-            "{}/{}{burst}",
-            part(c.quota().map(|q| q.to_string())),
-            part(c.period().map(|p| p.to_string()))
-        )
+        let burst = c.burst().map_or_else(String::new, |b| format!(" burst {b}"));
+        format!("{}/{}{burst}", part(c.quota().map(|q| q.to_string())), part(c.period().map(|p| p.to_string())))
     };
     if *cpu != was {
-        changes.push(Change::new(
-            &CPU_LIMIT,
-            "linux.resources.cpu quota/period",
-            text(&was),
-            text(cpu),
-        ));
+        changes.push(Change::new(&CPU_LIMIT, "linux.resources.cpu quota/period", text(&was), text(cpu)));
     }
 }
 
@@ -220,9 +170,7 @@ fn millis((quota, period): (u64, u64)) -> u128 {
 
 /// The quota that gives `millis` of a core in `period`, or in the default period where that would be too short.
 fn share_of(millis: u64, period: u64) -> (u64, u64) {
-    let quota = |period: u64| {
-        u64::try_from(u128::from(millis) * u128::from(period) / 1000).unwrap_or(u64::MAX)
-    };
+    let quota = |period: u64| u64::try_from(u128::from(millis) * u128::from(period) / 1000).unwrap_or(u64::MAX);
     match quota(period) {
         // A period this long is none that the kernel takes (at most one second).
         q if q < MIN_QUOTA || i64::try_from(q).is_err() => (quota(PERIOD).max(MIN_QUOTA), PERIOD),
@@ -247,12 +195,7 @@ impl Unified {
         };
         let mut take = |key: &str, rule, now| {
             let value = map.remove(key)?;
-            changes.push(Change::new(
-                rule,
-                &format!("linux.resources.unified {key}"),
-                quote(&value),
-                now,
-            ));
+            changes.push(Change::new(rule, &format!("linux.resources.unified {key}"), quote(&value), now));
             Some(value)
         };
         found.memory = take("memory.max", &MEMORY_LIMIT, "memory.limit").and_then(|v| number(&v));
@@ -272,10 +215,7 @@ impl Unified {
 }
 
 fn number(text: &str) -> Option<u64> {
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|n| *n > 0 && i64::try_from(*n).is_ok())
+    text.trim().parse().ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok())
 }
 
 fn positive(limit: i64) -> Option<u64> {

@@ -75,16 +75,8 @@ const MIB: u64 = 1 << 20;
 impl Default for LimitSettings {
     fn default() -> Self {
         Self {
-            default: Limits {
-                cpu_millis: 1000,
-                memory: 512 * MIB,
-                pids: 512,
-            },
-            max: Limits {
-                cpu_millis: 2000,
-                memory: 4096 * MIB,
-                pids: 1024,
-            },
+            default: Limits { cpu_millis: 1000, memory: 512 * MIB, pids: 512 },
+            max: Limits { cpu_millis: 2000, memory: 4096 * MIB, pids: 1024 },
             agent_tmpfs: 64 * MIB,
         }
     }
@@ -104,10 +96,7 @@ impl Role {
     /// Reads the role from CRI's annotation. Anything but an explicit sandbox is judged as a container, the
     /// stricter role.
     pub fn of(spec: &Spec) -> Self {
-        let kind = spec
-            .annotations()
-            .as_ref()
-            .and_then(|a| a.get(CONTAINER_TYPE));
+        let kind = spec.annotations().as_ref().and_then(|a| a.get(CONTAINER_TYPE));
         match kind.map(String::as_str) {
             Some("sandbox") => Self::Sandbox,
             _ => Self::Container,

@@ -45,10 +45,7 @@ impl HardenedProcess {
 ///
 /// # Errors
 /// Every rule that the process breaks; in audit mode only what no runtime could run.
-pub fn admit_exec(
-    mut process: Process,
-    container: &ContainerFloor,
-) -> Result<HardenedProcess, Denied> {
+pub fn admit_exec(mut process: Process, container: &ContainerFloor) -> Result<HardenedProcess, Denied> {
     if let Some(denied) = Denied::new(malformed(&process)) {
         return Err(denied);
     }
@@ -60,19 +57,11 @@ pub fn admit_exec(
                 return Err(denied);
             }
             harden(&mut process, &mut changes);
-            Ok(HardenedProcess {
-                process,
-                changes,
-                denials: Vec::new(),
-            })
+            Ok(HardenedProcess { process, changes, denials: Vec::new() })
         }
         Mode::Audit => {
             harden(&mut process.clone(), &mut changes);
-            Ok(HardenedProcess {
-                process,
-                changes,
-                denials,
-            })
+            Ok(HardenedProcess { process, changes, denials })
         }
     }
 }
@@ -100,10 +89,7 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
     } else if cwd.as_os_str().as_bytes().contains(&0) {
         deny(format!("Cwd {} holds a NUL", quote(&cwd.to_string_lossy())));
     } else if !cwd.is_absolute() {
-        deny(format!(
-            "Cwd must be an absolute path, not {}",
-            quote(&cwd.to_string_lossy())
-        ));
+        deny(format!("Cwd must be an absolute path, not {}", quote(&cwd.to_string_lossy())));
     }
     denials
 }
@@ -121,27 +107,15 @@ pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
     let asked = process.capabilities().clone();
     let now = keep(asked.as_ref());
     if asked.as_ref().is_none_or(|was| names(was) != names(&now)) {
-        let was = asked
-            .as_ref()
-            .map_or_else(|| "unspecified".to_owned(), describe);
-        changes.push(Change::new(
-            &CAPABILITIES,
-            "capabilities",
-            was,
-            describe(&now),
-        ));
+        let was = asked.as_ref().map_or_else(|| "unspecified".to_owned(), describe);
+        changes.push(Change::new(&CAPABILITIES, "capabilities", was, describe(&now)));
     }
     // Five explicit lists in any case: a list that is absent is not empty to every reader of the spec.
     process.set_capabilities(Some(now));
 
     if process.no_new_privileges() != Some(true) {
         let was = process.no_new_privileges().is_some();
-        changes.push(Change::new(
-            &NO_NEW_PRIVILEGES,
-            "noNewPrivileges",
-            if was { "false" } else { "unset" },
-            true,
-        ));
+        changes.push(Change::new(&NO_NEW_PRIVILEGES, "noNewPrivileges", if was { "false" } else { "unset" }, true));
         process.set_no_new_privileges(Some(true));
     }
 }
@@ -151,11 +125,7 @@ pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
 fn keep(asked: Option<&LinuxCapabilities>) -> LinuxCapabilities {
     let none = || Some(Capabilities::new());
     let mut now = LinuxCapabilities::default();
-    now.set_bounding(none())
-        .set_effective(none())
-        .set_inheritable(none())
-        .set_permitted(none())
-        .set_ambient(none());
+    now.set_bounding(none()).set_effective(none()).set_inheritable(none()).set_permitted(none()).set_ambient(none());
     let Some(asked) = asked else { return now };
     if all(asked).any(|c| *c != Capability::NetBindService) {
         return now;
@@ -171,16 +141,10 @@ fn keep(asked: Option<&LinuxCapabilities>) -> LinuxCapabilities {
 
 /// Every capability in any of the five lists, with repetition.
 pub(super) fn all(caps: &LinuxCapabilities) -> impl Iterator<Item = &Capability> {
-    [
-        caps.bounding(),
-        caps.effective(),
-        caps.inheritable(),
-        caps.permitted(),
-        caps.ambient(),
-    ]
-    .into_iter()
-    .flatten()
-    .flatten()
+    [caps.bounding(), caps.effective(), caps.inheritable(), caps.permitted(), caps.ambient()]
+        .into_iter()
+        .flatten()
+        .flatten()
 }
 
 fn names(caps: &LinuxCapabilities) -> HashSet<Capability> {

@@ -19,9 +19,7 @@ fn bend(fixture: &str, changes: &[(&str, Value)]) -> Spec {
     let mut spec: Value = serde_json::from_str(fixture).unwrap();
     for (pointer, value) in changes {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
-        let parent = spec
-            .pointer_mut(parent)
-            .unwrap_or_else(|| panic!("no {parent}"));
+        let parent = spec.pointer_mut(parent).unwrap_or_else(|| panic!("no {parent}"));
         match parent {
             Value::Object(map) if value.is_null() => drop(map.remove(key)),
             Value::Object(map) => drop(map.insert(key.into(), value.clone())),
@@ -38,17 +36,11 @@ fn container(changes: &[(&str, Value)]) -> Spec {
 }
 
 fn facts() -> Facts {
-    Facts {
-        host_namespaces_joined: Vec::new(),
-        swap_limit: true,
-    }
+    Facts { host_namespaces_joined: Vec::new(), swap_limit: true }
 }
 
 fn audit() -> Settings {
-    Settings {
-        mode: Mode::Audit,
-        ..Settings::default()
-    }
+    Settings { mode: Mode::Audit, ..Settings::default() }
 }
 
 fn judge(spec: Spec) -> Result<Hardened, Denied> {
@@ -80,63 +72,29 @@ fn every_capability() -> Value {
         NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETGID SETFCAP SETPCAP SETUID SYS_ADMIN SYS_BOOT \
         SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG SYSLOG \
         WAKE_ALARM";
-    let list: Vec<String> = names
-        .split_whitespace()
-        .map(|n| format!("CAP_{n}"))
-        .collect();
+    let list: Vec<String> = names.split_whitespace().map(|n| format!("CAP_{n}")).collect();
     assert_eq!(list.len(), 41);
     json!({"bounding": list, "effective": list, "permitted": list})
 }
 
 /// Specs that break each rule that refuses, by the rule's id.
 fn broken() -> Vec<(&'static str, Spec)> {
-    let writable_sys =
-        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["rw"]});
+    let writable_sys = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["rw"]});
     let hook = json!({"startContainer": [{"path": "/bin/sh"}]});
     vec![
         ("run-as-root", container(&[("/process/user/uid", json!(0))])),
-        (
-            "host-namespaces",
-            container(&[("/linux/namespaces/0", json!({"type": "cgroup"}))]),
-        ),
-        (
-            "host-namespaces",
-            container(&[("/linux/namespaces", json!(null))]),
-        ),
-        (
-            "privileged",
-            container(&[("/process/capabilities", every_capability())]),
-        ),
-        (
-            "privileged",
-            container(&[(
-                "/linux/resources/devices",
-                json!([{"allow": true, "access": "rwm"}]),
-            )]),
-        ),
-        (
-            "privileged",
-            container(&[
-                ("/linux/maskedPaths", json!(null)),
-                ("/mounts/4", writable_sys),
-            ]),
-        ),
+        ("host-namespaces", container(&[("/linux/namespaces/0", json!({"type": "cgroup"}))])),
+        ("host-namespaces", container(&[("/linux/namespaces", json!(null))])),
+        ("privileged", container(&[("/process/capabilities", every_capability())])),
+        ("privileged", container(&[("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]))])),
+        ("privileged", container(&[("/linux/maskedPaths", json!(null)), ("/mounts/4", writable_sys)])),
         ("start-container-hooks", container(&[("/hooks", hook)])),
         ("invalid-spec", container(&[("/root", json!(null))])),
         ("invalid-spec", container(&[("/linux", json!(null))])),
         ("invalid-process", container(&[("/process", json!(null))])),
-        (
-            "invalid-process",
-            container(&[("/process/args", json!([]))]),
-        ),
-        (
-            "invalid-process",
-            container(&[("/process/cwd", json!("agent"))]),
-        ),
-        (
-            "invalid-unified",
-            container(&[("/linux/resources/unified", json!({"../cgroup.procs": "1"}))]),
-        ),
+        ("invalid-process", container(&[("/process/args", json!([]))])),
+        ("invalid-process", container(&[("/process/cwd", json!("agent"))])),
+        ("invalid-unified", container(&[("/linux/resources/unified", json!({"../cgroup.procs": "1"}))])),
     ]
 }
 

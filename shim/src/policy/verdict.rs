@@ -31,11 +31,7 @@ pub struct Change {
 impl Denied {
     /// `None` when nothing was broken.
     pub(super) fn new(denials: Vec<Denial>) -> Option<Self> {
-        if denials.is_empty() {
-            None
-        } else {
-            Some(Self(denials))
-        }
+        if denials.is_empty() { None } else { Some(Self(denials)) }
     }
 
     /// Every rule that was broken, in the order of judgement.
@@ -53,14 +49,9 @@ impl fmt::Display for Denied {
             1 => String::new(),
             n => format!(" (and {} more)", n - 1),
         };
-        let fixed =
-            "curb refuses : ; ".len() + first.rule.len() + first.fix.chars().count() + more.len();
+        let fixed = "curb refuses : ; ".len() + first.rule.len() + first.fix.chars().count() + more.len();
         let found = shorten(&first.found, MAX_SENTENCE.saturating_sub(fixed));
-        write!(
-            f,
-            "curb refuses {}: {found}; {}{more}",
-            first.rule, first.fix
-        )
+        write!(f, "curb refuses {}: {found}; {}{more}", first.rule, first.fix)
     }
 }
 
@@ -68,11 +59,7 @@ impl std::error::Error for Denied {}
 
 impl Denial {
     pub(super) fn new(rule: &Rule, found: impl Into<String>) -> Self {
-        Self {
-            rule: rule.id,
-            found: found.into(),
-            fix: rule.fix,
-        }
+        Self { rule: rule.id, found: found.into(), fix: rule.fix }
     }
 
     /// The id of the rule in [`super::floor::RULES`].
@@ -93,16 +80,8 @@ impl Denial {
 
 impl Change {
     /// A change of one value, `was` to `now`.
-    pub(super) fn new(
-        rule: &Rule,
-        field: &str,
-        was: impl fmt::Display,
-        now: impl fmt::Display,
-    ) -> Self {
-        Self {
-            rule: rule.id,
-            what: format!("{field}: {was} → {now}"),
-        }
+    pub(super) fn new(rule: &Rule, field: &str, was: impl fmt::Display, now: impl fmt::Display) -> Self {
+        Self { rule: rule.id, what: format!("{field}: {was} → {now}") }
     }
 
     /// The id of the rule in [`super::floor::RULES`].

@@ -70,10 +70,7 @@ pub fn init_start_ticks(pid: u32) -> Result<u64, Error> {
     after_name
         .and_then(|rest| rest.split_ascii_whitespace().nth(19))
         .and_then(|field| field.parse().ok())
-        .ok_or(Error::Proc {
-            path,
-            field: "start time",
-        })
+        .ok_or(Error::Proc { path, field: "start time" })
 }
 
 /// The cgroups of `pid` in the form of [`super::Record::cgroup_paths`].
@@ -84,16 +81,10 @@ pub fn cgroup_paths(pid: u32) -> Result<BTreeMap<String, String>, Error> {
         // The path comes last and may itself hold colons.
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(cgroup)) = (fields.next(), fields.next()) else {
-            return Err(Error::Proc {
-                path,
-                field: "hierarchy",
-            });
+            return Err(Error::Proc { path, field: "hierarchy" });
         };
         let unified = controllers.is_empty().then_some("unified");
-        for name in unified
-            .into_iter()
-            .chain(controllers.split(',').filter(|name| !name.is_empty()))
-        {
+        for name in unified.into_iter().chain(controllers.split(',').filter(|name| !name.is_empty())) {
             paths.insert(name.to_owned(), cgroup.to_owned());
         }
     }
@@ -101,48 +92,21 @@ pub fn cgroup_paths(pid: u32) -> Result<BTreeMap<String, String>, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    let io = |source| Error::Io {
-        step: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { step: "read", path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(io)?
-        .take(MAX_PROC_FILE)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    File::open(path).map_err(io)?.take(MAX_PROC_FILE).read_to_end(&mut bytes).map_err(io)?;
     // Names in these files are the process's own bytes, and none of the fields we take.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn parse_status(text: &str, path: &Path) -> Result<KernelView, Error> {
-    let value = |key: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-            .map(str::trim)
-    };
-    let missing = |field| Error::Proc {
-        path: path.to_owned(),
-        field,
-    };
-    let hex = |key: &'static str| {
-        value(key)
-            .and_then(|v| u64::from_str_radix(v, 16).ok())
-            .ok_or_else(|| missing(key))
-    };
-    let number = |key: &'static str| {
-        value(key)
-            .and_then(|v| v.parse::<u32>().ok())
-            .ok_or_else(|| missing(key))
-    };
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+    let missing = |field| Error::Proc { path: path.to_owned(), field };
+    let hex = |key: &'static str| value(key).and_then(|v| u64::from_str_radix(v, 16).ok()).ok_or_else(|| missing(key));
+    let number = |key: &'static str| value(key).and_then(|v| v.parse::<u32>().ok()).ok_or_else(|| missing(key));
     let list = |key: &'static str| {
         value(key)
-            .and_then(|v| {
-                v.split_ascii_whitespace()
-                    .map(|id| id.parse().ok())
-                    .collect::<Option<Vec<u32>>>()
-            })
+            .and_then(|v| v.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>())
             .ok_or_else(|| missing(key))
     };
     let four = |key| <[u32; 4]>::try_from(list(key)?).map_err(|_| missing(key));
@@ -180,10 +144,7 @@ fn parse_root(mountinfo: impl BufRead) -> Option<bool> {
         }
         let has_ro = |options: &str| options.split(',').any(|option| option == "ro");
         let of_mount = fields.next().map(has_ro)?;
-        let of_file_system = fields
-            .skip_while(|field| *field != "-")
-            .nth(3)
-            .map(has_ro)?;
+        let of_file_system = fields.skip_while(|field| *field != "-").nth(3).map(has_ro)?;
         read_only = Some(of_mount || of_file_system);
     }
     read_only
@@ -215,41 +176,20 @@ mod tests {
     #[test]
     fn status_lines_become_a_view() {
         let view = parse_status(STATUS, Path::new("status")).unwrap();
-        assert_eq!(
-            (view.seccomp, view.seccomp_filters, view.no_new_privs),
-            (2, Some(2), true)
-        );
-        assert_eq!(
-            (view.cap_effective, view.cap_bounding),
-            (0x400, 0x1ff_ffff_ffff)
-        );
-        assert_eq!(
-            (view.uids, view.gids),
-            ([1000, 1001, 1002, 1003], [5, 6, 7, 8])
-        );
+        assert_eq!((view.seccomp, view.seccomp_filters, view.no_new_privs), (2, Some(2), true));
+        assert_eq!((view.cap_effective, view.cap_bounding), (0x400, 0x1ff_ffff_ffff));
+        assert_eq!((view.uids, view.gids), ([1000, 1001, 1002, 1003], [5, 6, 7, 8]));
         assert_eq!(view.groups, [10, 20]);
     }
 
     #[test]
     fn a_status_without_a_line_is_an_error_and_not_a_zero() {
-        for key in [
-            "Seccomp:",
-            "NoNewPrivs:",
-            "CapEff:\t0",
-            "CapAmb:",
-            "Uid:",
-            "Groups:",
-        ] {
+        for key in ["Seccomp:", "NoNewPrivs:", "CapEff:\t0", "CapAmb:", "Uid:", "Groups:"] {
             let text = STATUS.replace(key, "Gone:");
             assert!(parse_status(&text, Path::new("status")).is_err(), "{key}");
         }
         let older = STATUS.replace("Seccomp_filters:", "Gone:");
-        assert_eq!(
-            parse_status(&older, Path::new("status"))
-                .unwrap()
-                .seccomp_filters,
-            None
-        );
+        assert_eq!(parse_status(&older, Path::new("status")).unwrap().seccomp_filters, None);
     }
 
     #[test]
@@ -263,8 +203,7 @@ mod tests {
     #[test]
     fn the_topmost_root_mount_decides() {
         let below = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n";
-        let ro_mount =
-            "50 21 0:40 / / ro,nosuid shared:3 master:1 - overlay overlay rw,lowerdir=/a\n";
+        let ro_mount = "50 21 0:40 / / ro,nosuid shared:3 master:1 - overlay overlay rw,lowerdir=/a\n";
         let ro_super = "51 21 0:41 / / rw - squashfs /dev/loop0 ro,errors=continue\n";
         let elsewhere = "60 50 0:50 / /rw ro - tmpfs tmpfs ro\n";
         let parse = |text: &[&str]| parse_root(text.concat().as_bytes());
@@ -282,11 +221,6 @@ mod tests {
         assert_eq!(view.uids[1], rustix::process::geteuid().as_raw());
         assert!(view.root_read_only.is_some());
         assert!(init_start_ticks(me).unwrap() > 0);
-        assert!(
-            cgroup_paths(me)
-                .unwrap()
-                .values()
-                .all(|path| path.starts_with('/'))
-        );
+        assert!(cgroup_paths(me).unwrap().values().all(|path| path.starts_with('/')));
     }
 }

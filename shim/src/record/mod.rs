@@ -15,10 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub use kernel::{KernelView, cgroup_paths, init_start_ticks, kernel_view};
-pub use store::{
-    Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id,
-    validate_namespace,
-};
+pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
 /// The layout of [`Record`]; raised only when an old reader would misread a new record.
 pub const VERSION: u32 = 1;
@@ -172,11 +169,7 @@ impl Record {
             limits_enforced: Limits::default(),
             kernel: None,
             filters: Filters::default(),
-            state: if refused {
-                State::Refused
-            } else {
-                State::Created
-            },
+            state: if refused { State::Refused } else { State::Created },
             pid: None,
             init_start_ticks: None,
             cgroup_paths: BTreeMap::new(),
@@ -215,9 +208,7 @@ impl Identity {
         let get = |name: &str| {
             annotations
                 .and_then(|all| all.get(&format!("io.kubernetes.cri.{name}")))
-                .map_or_else(String::new, |value| {
-                    value[..value.floor_char_boundary(LONGEST)].to_owned()
-                })
+                .map_or_else(String::new, |value| value[..value.floor_char_boundary(LONGEST)].to_owned())
         };
         Self {
             sandbox_id: get("sandbox-id"),
@@ -347,16 +338,11 @@ pub fn timestamp(time: SystemTime) -> String {
     // Days to a civil date by eras of 400 years that begin on 1 March, so that the leap day comes last.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:09}Z",
@@ -376,22 +362,11 @@ mod tests {
     #[test]
     fn a_record_survives_json() {
         let mut record = Record::new("k8s.io", "a1", Verdict::Amend, Mode::Enforce, UNIX_EPOCH);
-        record.changes.push(Change {
-            rule: "root.readonly".into(),
-            what: "set to true".into(),
-        });
+        record.changes.push(Change { rule: "root.readonly".into(), what: "set to true".into() });
         record.limits_enforced.memory = Some(536_870_912);
-        record.kernel = Some(KernelView {
-            cap_bounding: 1 << 10,
-            ..KernelView::default()
-        });
-        record
-            .cgroup_paths
-            .insert("memory".into(), "/kubepods/a1".into());
-        record.exit = Some(Exit {
-            status: 137,
-            at: timestamp(UNIX_EPOCH),
-        });
+        record.kernel = Some(KernelView { cap_bounding: 1 << 10, ..KernelView::default() });
+        record.cgroup_paths.insert("memory".into(), "/kubepods/a1".into());
+        record.exit = Some(Exit { status: 137, at: timestamp(UNIX_EPOCH) });
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }
@@ -428,10 +403,7 @@ mod tests {
     fn timestamps_agree_with_the_calendar() {
         let at = |secs, nanos| timestamp(UNIX_EPOCH + Duration::new(secs, nanos));
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(
-            at(951_782_399, 999_999_999),
-            "2000-02-28T23:59:59.999999999Z"
-        );
+        assert_eq!(at(951_782_399, 999_999_999), "2000-02-28T23:59:59.999999999Z");
         assert_eq!(at(951_782_400, 0), "2000-02-29T00:00:00.000000000Z");
         assert_eq!(at(1_709_251_199, 1), "2024-02-29T23:59:59.000000001Z");
         assert_eq!(at(4_107_542_400, 0), "2100-03-01T00:00:00.000000000Z");

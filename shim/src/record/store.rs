@@ -52,20 +52,13 @@ pub fn validate_namespace(namespace: &str) -> Result<(), Error> {
 fn validate(what: &'static str, value: &str, reserved: &str) -> Result<(), Error> {
     let bytes = value.as_bytes();
     let separator = |byte: &u8| matches!(byte, b'.' | b'_' | b'-');
-    let plain = bytes
-        .iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || separator(byte));
+    let plain = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || separator(byte));
     // A word stands before, between and after separators: so neither a hidden file nor a parent can be named.
-    let words = bytes
-        .split(|byte| separator(byte))
-        .all(|word| !word.is_empty());
+    let words = bytes.split(|byte| separator(byte)).all(|word| !word.is_empty());
     if plain && words && value.len() <= LONGEST_IDENTIFIER && !value.ends_with(reserved) {
         return Ok(());
     }
-    Err(Error::Identifier {
-        what,
-        value: value.chars().take(LONGEST_IDENTIFIER).collect(),
-    })
+    Err(Error::Identifier { what, value: value.chars().take(LONGEST_IDENTIFIER).collect() })
 }
 
 /// The records below one directory.
@@ -123,26 +116,16 @@ impl Store {
     /// Writes `record` in one step: a reader sees the one before or this one, whole.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.record_path(&record.namespace, &record.id)?;
-        let json = serde_json::to_vec(record).map_err(|source| Error::Json {
-            path: path.clone(),
-            source,
-        })?;
+        let json = serde_json::to_vec(record).map_err(|source| Error::Json { path: path.clone(), source })?;
         if json.len() as u64 > MAX_RECORD {
             return Err(Error::TooLarge(path));
         }
         let dir = self.open_namespace(&record.namespace, true)?;
         let temporary = temporary_name(&record.id);
-        let result = write_new(&dir, &temporary, &json)
-            .map_err(|source| io("write", &path, source))
-            .and_then(|()| {
-                fs::renameat(
-                    &dir,
-                    temporary.as_str(),
-                    &dir,
-                    format!("{}.json", record.id),
-                )
+        let result = write_new(&dir, &temporary, &json).map_err(|source| io("write", &path, source)).and_then(|()| {
+            fs::renameat(&dir, temporary.as_str(), &dir, format!("{}.json", record.id))
                 .map_err(|errno| io("rename", &path, errno.into()))
-            });
+        });
         if result.is_err() {
             let _ = fs::unlinkat(&dir, temporary.as_str(), AtFlags::empty());
         }
@@ -165,11 +148,7 @@ impl Store {
         let leftover = temporary_prefix(id);
         for entry in Dir::read_from(&dir).map_err(|errno| io("list", &path, errno.into()))? {
             let entry = entry.map_err(|errno| io("list", &path, errno.into()))?;
-            if entry
-                .file_name()
-                .to_bytes()
-                .starts_with(leftover.as_bytes())
-            {
+            if entry.file_name().to_bytes().starts_with(leftover.as_bytes()) {
                 unlink(&dir, entry.file_name(), &path)?;
             }
         }
@@ -211,31 +190,20 @@ impl Store {
                 .open_namespace(&namespace, false)
                 .and_then(|dir| self.list_namespace(&dir, &namespace, &mut listing))
             {
-                Err(Error::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotADirectory => {}
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => listing.unreadable.push(error),
                 Ok(()) => {}
             }
         }
-        listing
-            .records
-            .sort_by(|a, b| (&a.namespace, &a.id).cmp(&(&b.namespace, &b.id)));
+        listing.records.sort_by(|a, b| (&a.namespace, &a.id).cmp(&(&b.namespace, &b.id)));
         Ok(listing)
     }
 
-    fn list_namespace(
-        &self,
-        dir: &OwnedFd,
-        namespace: &str,
-        listing: &mut Listing,
-    ) -> Result<(), Error> {
+    fn list_namespace(&self, dir: &OwnedFd, namespace: &str, listing: &mut Listing) -> Result<(), Error> {
         let base = self.root.join(namespace);
         for name in names(dir, &base)? {
-            let Some(id) = name
-                .strip_suffix(".json")
-                .filter(|id| validate_id(id).is_ok())
-            else {
+            let Some(id) = name.strip_suffix(".json").filter(|id| validate_id(id).is_ok()) else {
                 continue;
             };
             match read_record(dir, namespace, id, base.join(&name)) {
@@ -259,22 +227,14 @@ impl Store {
 }
 
 /// Opens the directory `name` below `parent`, making it first when `create` holds the group to give it to.
-fn open_dir(
-    parent: impl AsFd,
-    name: &Path,
-    path: &Path,
-    create: Option<Option<Gid>>,
-) -> Result<OwnedFd, Error> {
+fn open_dir(parent: impl AsFd, name: &Path, path: &Path, create: Option<Option<Gid>>) -> Result<OwnedFd, Error> {
     let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
     let made = match create.map(|_| fs::mkdirat(&parent, name, mode)) {
         None | Some(Err(Errno::EXIST)) => false,
-        Some(result) => result
-            .map(|()| true)
-            .map_err(|errno| io("create", path, errno.into()))?,
+        Some(result) => result.map(|()| true).map_err(|errno| io("create", path, errno.into()))?,
     };
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-    let dir = fs::openat(&parent, name, flags, Mode::empty())
-        .map_err(|errno| io("open", path, errno.into()))?;
+    let dir = fs::openat(&parent, name, flags, Mode::empty()).map_err(|errno| io("open", path, errno.into()))?;
     if made {
         // The mode given to mkdir(2) went through the caller's umask.
         fs::fchmod(&dir, mode).map_err(|errno| io("set mode of", path, errno.into()))?;
@@ -290,32 +250,20 @@ fn open_dir(
 fn read_record(dir: &OwnedFd, namespace: &str, id: &str, path: PathBuf) -> Result<Record, Error> {
     // Without NONBLOCK a fifo of that name would hold the open for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = fs::openat(dir, format!("{id}.json"), flags, Mode::empty())
-        .map_err(|errno| io("open", &path, errno.into()))?;
+    let fd =
+        fs::openat(dir, format!("{id}.json"), flags, Mode::empty()).map_err(|errno| io("open", &path, errno.into()))?;
     let stat = fs::fstat(&fd).map_err(|errno| io("inspect", &path, errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Error::NotAFile(path));
     }
     let mut json = Vec::new();
-    File::from(fd)
-        .take(MAX_RECORD + 1)
-        .read_to_end(&mut json)
-        .map_err(|source| io("read", &path, source))?;
+    File::from(fd).take(MAX_RECORD + 1).read_to_end(&mut json).map_err(|source| io("read", &path, source))?;
     if json.len() as u64 > MAX_RECORD {
         return Err(Error::TooLarge(path));
     }
-    let record: Record = serde_json::from_slice(&json).map_err(|source| Error::Json {
-        path: path.clone(),
-        source,
-    })?;
-    match (
-        record.version == VERSION,
-        record.id == id && record.namespace == namespace,
-    ) {
-        (false, _) => Err(Error::Version {
-            path,
-            found: record.version,
-        }),
+    let record: Record = serde_json::from_slice(&json).map_err(|source| Error::Json { path: path.clone(), source })?;
+    match (record.version == VERSION, record.id == id && record.namespace == namespace) {
+        (false, _) => Err(Error::Version { path, found: record.version }),
         (true, false) => Err(Error::Mismatch(path)),
         (true, true) => Ok(record),
     }
@@ -340,9 +288,7 @@ fn give_to_group(fd: &OwnedFd, gid: Option<Gid>) {
 /// Looks a group up in `/etc/group` itself: the resident shim is linked statically, where getgrnam(3) would
 /// load NSS modules, and a system group is a local one.
 fn group_id(name: &str) -> Option<Gid> {
-    let mut lines = BufReader::with_capacity(1024, File::open("/etc/group").ok()?)
-        .lines()
-        .map_while(Result::ok);
+    let mut lines = BufReader::with_capacity(1024, File::open("/etc/group").ok()?).lines().map_while(Result::ok);
     let line = lines.find(|line| line.split(':').next() == Some(name))?;
     line.split(':').nth(2)?.parse().ok().map(Gid::from_raw)
 }
@@ -379,11 +325,7 @@ fn unlink(dir: &OwnedFd, name: impl rustix::path::Arg, path: &Path) -> Result<()
 }
 
 pub(super) fn io(step: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        step,
-        path: path.to_owned(),
-        source,
-    }
+    Error::Io { step, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

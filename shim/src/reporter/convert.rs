@@ -27,14 +27,7 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         image: identity.image_name,
         verdict: verdict(record.verdict).into(),
         mode: mode(record.mode).into(),
-        changes: record
-            .changes
-            .into_iter()
-            .map(|change| v1::Change {
-                rule: change.rule,
-                what: change.what,
-            })
-            .collect(),
+        changes: record.changes.into_iter().map(|change| v1::Change { rule: change.rule, what: change.what }).collect(),
         limits_asked: Some(limits(&record.limits_asked)),
         limits_enforced: Some(limits(&record.limits_enforced)),
         kernel_at_start: record.kernel.map(kernel),
@@ -47,10 +40,7 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         pid: record.pid,
         created_at: time(&record.created_at),
         started_at: record.started_at.as_deref().and_then(time),
-        exit: record.exit.map(|exit| v1::Exit {
-            status: exit.status,
-            at: time(&exit.at),
-        }),
+        exit: record.exit.map(|exit| v1::Exit { status: exit.status, at: time(&exit.at) }),
         usage: None,
         curb_version: record.curb_version,
     }
@@ -151,10 +141,7 @@ mod tests {
     fn times_keep_their_nanoseconds() {
         let at = UNIX_EPOCH + Duration::new(1_709_251_199, 123_456_789);
         let parsed = time(&timestamp(at));
-        let expected = prost_types::Timestamp {
-            seconds: 1_709_251_199,
-            nanos: 123_456_789,
-        };
+        let expected = prost_types::Timestamp { seconds: 1_709_251_199, nanos: 123_456_789 };
         assert_eq!(parsed, Some(expected));
         assert_eq!(time("yesterday"), None);
     }

@@ -31,9 +31,7 @@ pub(super) struct Live {
 impl Node {
     /// Finds out how cgroups are mounted. Hybrid counts as v1, since there the controllers are on v1.
     pub(super) fn look() -> Self {
-        Self {
-            v1: (!is_cgroup2_unified_mode()).then(V1::new),
-        }
+        Self { v1: (!is_cgroup2_unified_mode()).then(V1::new) }
     }
 
     /// 1 or 2.
@@ -50,20 +48,13 @@ impl Node {
         let usage = v1::Usage {
             observed_at: Some(SystemTime::now().into()),
             memory_bytes: memory.map(|(usage, _)| usage),
-            memory_working_set_bytes: memory
-                .map(|(usage, inactive_file)| usage.saturating_sub(inactive_file)),
+            memory_working_set_bytes: memory.map(|(usage, inactive_file)| usage.saturating_sub(inactive_file)),
             cpu_time_ns: self.cpu_time(record),
             pids: self.pids(record),
-            init_resident_bytes: status
-                .as_ref()
-                .and_then(|status| status.vmrss)
-                .map(|kib| kib * 1024),
+            init_resident_bytes: status.as_ref().and_then(|status| status.vmrss).map(|kib| kib * 1024),
             init_threads: status.as_ref().map(|status| status.threads),
         };
-        let kernel = record
-            .pid
-            .and_then(|pid| kernel_view(pid).ok())
-            .map(convert::kernel);
+        let kernel = record.pid.and_then(|pid| kernel_view(pid).ok()).map(convert::kernel);
         // What was read by number or by path counts only if init outlived the reading.
         is_init(&init, record).then_some(Live { usage, kernel })
     }
@@ -73,14 +64,8 @@ impl Node {
         let cgroup = self.cgroup(record, "memory")?;
         let controller: &MemController = cgroup.controller_of()?;
         let memory = controller.memory_stat();
-        let inactive_file = if self.v1.is_some() {
-            memory.stat.total_inactive_file
-        } else {
-            memory.stat.inactive_file
-        };
-        controller
-            .exists()
-            .then_some((memory.usage_in_bytes, inactive_file))
+        let inactive_file = if self.v1.is_some() { memory.stat.total_inactive_file } else { memory.stat.inactive_file };
+        controller.exists().then_some((memory.usage_in_bytes, inactive_file))
     }
 
     fn cpu_time(&self, record: &Record) -> Option<u64> {
@@ -93,9 +78,7 @@ impl Node {
         let cgroup = self.cgroup(record, "cpu")?;
         let controller: &CpuController = cgroup.controller_of()?;
         let stat = controller.cpu().stat;
-        let usec = stat
-            .lines()
-            .find_map(|line| line.strip_prefix("usage_usec "))?;
+        let usec = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
         usec.trim().parse::<u64>().ok()?.checked_mul(1000)
     }
 
@@ -106,11 +89,7 @@ impl Node {
     }
 
     fn cgroup(&self, record: &Record, controller: &str) -> Option<Cgroup> {
-        let key = if self.v1.is_some() {
-            controller
-        } else {
-            "unified"
-        };
+        let key = if self.v1.is_some() { controller } else { "unified" };
         let path = relative(record.cgroup_paths.get(key)?)?;
         let hierarchy: Box<dyn Hierarchy> = match &self.v1 {
             Some(v1) => Box::new(v1.clone()),
@@ -184,10 +163,7 @@ mod tests {
             *path = "/curb-no-such-cgroup".to_owned();
         }
         let usage = Node::look().read(&record).unwrap().usage;
-        assert_eq!(
-            (usage.memory_bytes, usage.cpu_time_ns, usage.pids),
-            (None, None, None)
-        );
+        assert_eq!((usage.memory_bytes, usage.cpu_time_ns, usage.pids), (None, None, None));
         assert!(usage.init_resident_bytes.unwrap() > 0);
     }
 }

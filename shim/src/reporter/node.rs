@@ -15,12 +15,8 @@ pub(super) fn describe(listing: &Listing) -> v1::Node {
     let mut floor_filters = BTreeSet::new();
     let mut in_audit_mode = 0;
     for record in &listing.records {
-        *by_state
-            .entry(convert::state_word(record.state).to_owned())
-            .or_insert(0) += 1;
-        *by_verdict
-            .entry(convert::verdict_word(record.verdict).to_owned())
-            .or_insert(0) += 1;
+        *by_state.entry(convert::state_word(record.state).to_owned()).or_insert(0) += 1;
+        *by_verdict.entry(convert::verdict_word(record.verdict).to_owned()).or_insert(0) += 1;
         in_audit_mode += u32::from(record.mode == Mode::Audit);
         if record.state != State::Stopped {
             floor_filters.extend(record.filters.floor.clone());
@@ -31,10 +27,7 @@ pub(super) fn describe(listing: &Listing) -> v1::Node {
         kernel_release: sysctl("osrelease"),
         cgroup_version: live::Node::look().cgroup_version(),
         curb_version: env!("CARGO_PKG_VERSION").to_owned(),
-        seccomp_actions: sysctl("seccomp/actions_avail")
-            .split_ascii_whitespace()
-            .map(str::to_owned)
-            .collect(),
+        seccomp_actions: sysctl("seccomp/actions_avail").split_ascii_whitespace().map(str::to_owned).collect(),
         containers_by_state: by_state,
         containers_by_verdict: by_verdict,
         unreadable_records: count(listing.unreadable.len()),

@@ -58,10 +58,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             _ => return Err(Error::Unknown(argument)),
         };
         // A path relative to wherever the service manager starts us is never what was meant.
-        let path = arguments
-            .next()
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute());
+        let path = arguments.next().map(PathBuf::from).filter(|path| path.is_absolute());
         if slot.replace(path.ok_or(Error::Path(name))?).is_some() {
             return Err(Error::Twice(name));
         }
@@ -80,33 +77,21 @@ mod tests {
     }
 
     fn serve(run_dir: &str, socket: &str) -> Result<Command, Error> {
-        Ok(Command::Serve(Options {
-            run_dir: run_dir.into(),
-            socket: socket.into(),
-        }))
+        Ok(Command::Serve(Options { run_dir: run_dir.into(), socket: socket.into() }))
     }
 
     #[test]
     fn the_socket_lies_in_the_run_directory_unless_told_otherwise() {
         assert_eq!(parsed(&[]), serve("/run/curb", "/run/curb/reporter.sock"));
-        assert_eq!(
-            parsed(&["--run-dir", "/a"]),
-            serve("/a", "/a/reporter.sock")
-        );
-        assert_eq!(
-            parsed(&["--socket", "/b", "--run-dir", "/a"]),
-            serve("/a", "/b")
-        );
+        assert_eq!(parsed(&["--run-dir", "/a"]), serve("/a", "/a/reporter.sock"));
+        assert_eq!(parsed(&["--socket", "/b", "--run-dir", "/a"]), serve("/a", "/b"));
     }
 
     #[test]
     fn arguments_that_mean_nothing_are_refused() {
         assert_eq!(parsed(&["--run-dir"]), Err(Error::Path("--run-dir")));
         assert_eq!(parsed(&["--socket", "a/b"]), Err(Error::Path("--socket")));
-        assert_eq!(
-            parsed(&["--socket", "/a", "--socket", "/b"]),
-            Err(Error::Twice("--socket"))
-        );
+        assert_eq!(parsed(&["--socket", "/a", "--socket", "/b"]), Err(Error::Twice("--socket")));
         assert_eq!(parsed(&["serve"]), Err(Error::Unknown("serve".into())));
     }
 }

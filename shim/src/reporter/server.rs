@@ -116,13 +116,8 @@ impl Listener {
     /// Binds `path` with mode 0660 and the group of `run_dir`, taking the place of a dead reporter's socket
     /// but of nothing else. Called while the process has one thread: the umask is the process's.
     fn bind(path: &Path, run_dir: &Path) -> Result<Self, Error> {
-        let failed = |step: &'static str| {
-            move |source: io::Error| Error::Socket {
-                step,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let failed =
+            |step: &'static str| move |source: io::Error| Error::Socket { step, path: path.to_owned(), source };
         // The look at the old socket and its replacement must be one step against another reporter.
         let lock = lock(path)?;
         match std::fs::symlink_metadata(path) {
@@ -143,15 +138,8 @@ impl Listener {
         let bound = UnixListener::bind(path);
         rustix::process::umask(umask);
         let listener = bound.map_err(failed("bind"))?;
-        let inode = std::fs::symlink_metadata(path)
-            .map_err(failed("inspect"))?
-            .ino();
-        let socket = Self {
-            listener,
-            path: path.to_owned(),
-            inode,
-            _lock: lock,
-        };
+        let inode = std::fs::symlink_metadata(path).map_err(failed("inspect"))?.ino();
+        let socket = Self { listener, path: path.to_owned(), inode, _lock: lock };
         socket.give_to_group_of(run_dir);
         Ok(socket)
     }
@@ -165,20 +153,10 @@ impl Listener {
                 return Ok(());
             }
             let group = Some(Gid::from_raw(dir.gid()));
-            Ok(fs::chownat(
-                CWD,
-                &self.path,
-                None,
-                group,
-                fs::AtFlags::SYMLINK_NOFOLLOW,
-            )?)
+            Ok(fs::chownat(CWD, &self.path, None, group, fs::AtFlags::SYMLINK_NOFOLLOW)?)
         });
         if let Err(error) = given {
-            log(&format!(
-                "give {} to the group: {}",
-                self.path.display(),
-                chain(&error)
-            ));
+            log(&format!("give {} to the group: {}", self.path.display(), chain(&error)));
         }
     }
 
@@ -192,8 +170,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // Someone may have put another file there by hand; that one is not ours to remove.
-        let ours =
-            std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
         if ours {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -206,11 +183,7 @@ fn lock(socket: &Path) -> Result<File, Error> {
     path.push(".lock");
     let path = PathBuf::from(path);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let failed = |source: Errno| Error::Socket {
-        step: "lock",
-        path: path.clone(),
-        source: source.into(),
-    };
+    let failed = |source: Errno| Error::Socket { step: "lock", path: path.clone(), source: source.into() };
     let file = fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
     match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),

@@ -54,17 +54,13 @@ impl Reporter for Service {
         self.read(move |store| list(store, &request)).await
     }
 
-    async fn get_agent(
-        &self,
-        request: Request<v1::GetAgentRequest>,
-    ) -> Result<Response<v1::Agent>, Status> {
+    async fn get_agent(&self, request: Request<v1::GetAgentRequest>) -> Result<Response<v1::Agent>, Status> {
         let request = request.into_inner();
         self.read(move |store| get(store, &request)).await
     }
 
     async fn get_node(&self, _: Request<v1::GetNodeRequest>) -> Result<Response<v1::Node>, Status> {
-        self.read(|store| Ok(node::describe(&listing(store)?)))
-            .await
+        self.read(|store| Ok(node::describe(&listing(store)?))).await
     }
 }
 
@@ -101,11 +97,7 @@ fn list(store: &Store, request: &v1::ListAgentsRequest) -> Result<v1::ListAgents
         (Some(_), Some(last)) => format!("{}/{}", last.containerd_namespace, last.id),
         _ => String::new(),
     };
-    Ok(v1::ListAgentsResponse {
-        agents,
-        next_page_token,
-        unreadable_records,
-    })
+    Ok(v1::ListAgentsResponse { agents, next_page_token, unreadable_records })
 }
 
 fn get(store: &Store, request: &v1::GetAgentRequest) -> Result<v1::Agent, Status> {
@@ -113,9 +105,7 @@ fn get(store: &Store, request: &v1::GetAgentRequest) -> Result<v1::Agent, Status
         "" => KUBERNETES,
         namespace => namespace,
     };
-    let record = store
-        .read(namespace, &request.id)
-        .map_err(|error| status(&error))?;
+    let record = store.read(namespace, &request.id).map_err(|error| status(&error))?;
     Ok(agent(&live::Node::look(), record))
 }
 
@@ -140,9 +130,7 @@ fn listing(store: &Store) -> Result<record::Listing, Status> {
 fn page_token(token: &str) -> Result<Option<(&str, &str)>, Status> {
     match token.split_once('/') {
         _ if token.is_empty() => Ok(None),
-        None => Err(Status::invalid_argument(
-            "page_token is not one this server gave out",
-        )),
+        None => Err(Status::invalid_argument("page_token is not one this server gave out")),
         after => Ok(after),
     }
 }

@@ -28,27 +28,12 @@ impl LoopDevice {
 
 /// Puts a free loop device in front of a file.
 pub(super) fn attach(file: &Path, options: &Options) -> Result<LoopDevice, RootfsError> {
-    let failed = |step: &'static str| {
-        move |source: io::Error| RootfsError::Loop {
-            step,
-            path: file.into(),
-            source,
-        }
-    };
+    let failed = |step: &'static str| move |source: io::Error| RootfsError::Loop { step, path: file.into(), source };
     let read_only = options.flags.contains(MsFlags::MS_RDONLY);
-    let open = |path: &Path| {
-        OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-    };
+    let open = |path: &Path| OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK).open(path);
     let backing = open(file).map_err(failed("open the file of a loop device"))?;
     let control = open(Path::new("/dev/loop-control")).map_err(failed("open /dev/loop-control"))?;
-    let flags = LoopFlags {
-        read_only,
-        direct_io: options.direct_io,
-    };
+    let flags = LoopFlags { read_only, direct_io: options.direct_io };
     let mut busy = None;
     for _ in 0..TRIES {
         let number = sys::free_loop_device(&control).map_err(failed("find a free loop device"))?;
@@ -56,16 +41,11 @@ pub(super) fn attach(file: &Path, options: &Options) -> Result<LoopDevice, Rootf
         let device = open(&path).map_err(failed("open a loop device"))?;
         match sys::configure_loop_device(&device, &backing, flags) {
             Ok(()) => {
-                return Ok(LoopDevice {
-                    path,
-                    _held: device,
-                });
+                return Ok(LoopDevice { path, _held: device });
             }
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => busy = Some(error),
             Err(error) => return Err(failed("configure a loop device")(error)),
         }
     }
-    Err(failed("find a free loop device")(
-        busy.unwrap_or_else(|| io::ErrorKind::ResourceBusy.into()),
-    ))
+    Err(failed("find a free loop device")(busy.unwrap_or_else(|| io::ErrorKind::ResourceBusy.into())))
 }

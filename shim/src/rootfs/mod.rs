@@ -138,10 +138,7 @@ fn mount_one(mount: &Mount, rootfs: &Path, mounted: &mut Vec<PathBuf>) -> Result
     if mount.fstype.starts_with("fuse.") || mount.fstype.starts_with("fuse3.") {
         return Err(RootfsError::Helper(mount.fstype.clone()));
     }
-    if let Some(field) = [&mount.fstype, &mount.source, &mount.target]
-        .into_iter()
-        .find(|field| field.contains('\0'))
-    {
+    if let Some(field) = [&mount.fstype, &mount.source, &mount.target].into_iter().find(|field| field.contains('\0')) {
         return Err(RootfsError::Nul(field.clone()));
     }
     let options = Options::parse(&mount.options)?;
@@ -157,22 +154,10 @@ fn mount_one(mount: &Mount, rootfs: &Path, mounted: &mut Vec<PathBuf>) -> Result
         overlay::mount_long(mount, &options, &target, &failed)?;
     } else {
         // Held until the mount holds the device itself: it clears itself when nobody does.
-        let device = options
-            .loop_device
-            .then(|| loopdev::attach(Path::new(&mount.source), &options))
-            .transpose()?;
-        let source = device
-            .as_ref()
-            .map_or(Path::new(&mount.source), |device| device.path());
+        let device = options.loop_device.then(|| loopdev::attach(Path::new(&mount.source), &options)).transpose()?;
+        let source = device.as_ref().map_or(Path::new(&mount.source), |device| device.path());
         let data = options.data_string(&mount.fstype)?;
-        mount2(
-            source,
-            &target.proc_path(),
-            &mount.fstype,
-            options.flags,
-            &data,
-        )
-        .map_err(failed)?;
+        mount2(source, &target.proc_path(), &mount.fstype, options.flags, &data).map_err(failed)?;
     }
     if options.flags.contains(MsFlags::MS_REMOUNT) {
         return Ok(());
@@ -212,11 +197,7 @@ fn present_restrictions(target: &Target) -> Result<MsFlags, RootfsError> {
         (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
     ];
-    Ok(pairs
-        .into_iter()
-        .filter(|(have, _)| present.flags().contains(*have))
-        .map(|(_, flag)| flag)
-        .collect())
+    Ok(pairs.into_iter().filter(|(have, _)| present.flags().contains(*have)).map(|(_, flag)| flag).collect())
 }
 
 /// A place inside the root filesystem, resolved: no name in it is looked up again.
@@ -232,11 +213,8 @@ impl Target {
         let root = open_root(rootfs)?;
         let relative = inside.trim_start_matches('/');
         let shown = rootfs.join(relative);
-        let failed = |source: io::Error| RootfsError::Path {
-            step: "resolve mount target",
-            path: shown.clone(),
-            source,
-        };
+        let failed =
+            |source: io::Error| RootfsError::Path { step: "resolve mount target", path: shown.clone(), source };
         let fd = if relative.is_empty() {
             root
         } else {
@@ -264,11 +242,9 @@ fn proc_path(fd: &OwnedFd) -> String {
 
 fn make_dir(rootfs: &Path) -> Result<(), RootfsError> {
     match DirBuilder::new().mode(0o711).create(rootfs) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(RootfsError::Path {
-            step: "make",
-            path: rootfs.into(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(RootfsError::Path { step: "make", path: rootfs.into(), source: error })
+        }
         _ => Ok(()),
     }
 }
@@ -276,21 +252,8 @@ fn make_dir(rootfs: &Path) -> Result<(), RootfsError> {
 /// The top of the root filesystem, as far as it is mounted now.
 fn open_root(rootfs: &Path) -> Result<OwnedFd, RootfsError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(
-        CWD,
-        rootfs,
-        flags,
-        Mode::empty(),
-        ResolveFlags::NO_MAGICLINKS,
-    )
-    .map_err(|errno| match errno {
-        rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
-            RootfsError::NotDirectory(rootfs.into())
-        }
-        errno => RootfsError::Path {
-            step: "open root filesystem",
-            path: rootfs.into(),
-            source: errno.into(),
-        },
+    openat2(CWD, rootfs, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(|errno| match errno {
+        rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => RootfsError::NotDirectory(rootfs.into()),
+        errno => RootfsError::Path { step: "open root filesystem", path: rootfs.into(), source: errno.into() },
     })
 }

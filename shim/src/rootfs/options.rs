@@ -61,10 +61,7 @@ impl Options {
     pub fn data_string(&self, fstype: &str) -> Result<String, RootfsError> {
         let data = self.data.join(",");
         if data.len() >= PAGE {
-            return Err(RootfsError::TooLong {
-                fstype: fstype.to_owned(),
-                len: data.len(),
-            });
+            return Err(RootfsError::TooLong { fstype: fstype.to_owned(), len: data.len() });
         }
         Ok(data)
     }
@@ -143,10 +140,7 @@ mod tests {
 
     #[test]
     fn the_later_of_two_contradicting_options_wins() {
-        assert_eq!(
-            parse(&["ro", "rw", "suid", "nosuid"]).flags,
-            MsFlags::MS_NOSUID
-        );
+        assert_eq!(parse(&["ro", "rw", "suid", "nosuid"]).flags, MsFlags::MS_NOSUID);
     }
 
     #[test]
@@ -154,10 +148,7 @@ mod tests {
         let options = parse(&["rbind", "size=1m", "rslave", "direct-io", "volatile"]);
         assert_eq!(options.flags, MsFlags::MS_BIND | MsFlags::MS_REC);
         assert_eq!(options.propagation, [MsFlags::MS_SLAVE | MsFlags::MS_REC]);
-        assert_eq!(
-            options.data_string("x").unwrap(),
-            "size=1m,direct-io,volatile"
-        );
+        assert_eq!(options.data_string("x").unwrap(), "size=1m,direct-io,volatile");
     }
 
     #[test]
@@ -176,15 +167,8 @@ mod tests {
 
     #[test]
     fn options_that_cannot_be_honoured_are_refused() {
-        let refusal = |option: &str| {
-            Options::parse(&[option.to_owned()])
-                .unwrap_err()
-                .to_string()
-        };
-        assert_eq!(
-            refusal("uidmap=0:1000:1"),
-            "id-mapped rootfs is not supported yet"
-        );
+        let refusal = |option: &str| Options::parse(&[option.to_owned()]).unwrap_err().to_string();
+        assert_eq!(refusal("uidmap=0:1000:1"), "id-mapped rootfs is not supported yet");
         assert!(refusal("X-containerd.mkdir=1").contains("mount manager"));
         assert!(refusal("a\0b").contains("NUL"));
     }

@@ -7,8 +7,8 @@ use nix::mount::MsFlags;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
 };
 
 use super::options::{Options, PAGE};
@@ -37,27 +37,13 @@ pub(super) fn mount_long(
     }
     let Some((dir, compacted)) = compact(&options.data) else {
         let len = options.data.join(",").len();
-        return Err(RootfsError::TooLong {
-            fstype: mount.fstype.clone(),
-            len,
-        });
+        return Err(RootfsError::TooLong { fstype: mount.fstype.clone(), len });
     };
-    let data = Options {
-        data: compacted,
-        ..options.clone()
-    }
-    .data_string(&mount.fstype)?;
+    let data = Options { data: compacted, ..options.clone() }.data_string(&mount.fstype)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let before =
-        rustix::fs::open(".", flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    let before = rustix::fs::open(".", flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
     rustix::process::chdir(dir).map_err(|errno| failed(errno.into()))?;
-    let mounted = mount2(
-        mount.source.as_ref(),
-        &target.proc_path(),
-        "overlay",
-        options.flags,
-        &data,
-    );
+    let mounted = mount2(mount.source.as_ref(), &target.proc_path(), "overlay", options.flags, &data);
     rustix::process::fchdir(before).map_err(|errno| failed(errno.into()))?;
     mounted.map_err(failed)
 }
@@ -67,10 +53,7 @@ pub(super) fn mount_long(
 fn configure(mount: &Mount, options: &Options) -> io::Result<Option<OwnedFd>> {
     // Escapes and data-only layers are written differently there; they are rare enough for the other way.
     let plain = |option: &String| option.len() < FSCONFIG_MAX || option.starts_with(LOWERDIR);
-    if !options
-        .data
-        .iter()
-        .all(|option| plain(option) && !option.contains('\\') && !option.contains("::"))
+    if !options.data.iter().all(|option| plain(option) && !option.contains('\\') && !option.contains("::"))
         || options.flags.contains(MsFlags::MS_REMOUNT)
     {
         return Ok(None);
@@ -116,16 +99,10 @@ fn attach(context: &OwnedFd, options: &Options, target: &Target) -> rustix::io::
         (MsFlags::MS_NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
         (MsFlags::MS_NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
         (MsFlags::MS_NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
-        (
-            MsFlags::MS_NODIRATIME,
-            MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-        ),
+        (MsFlags::MS_NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
     ];
-    let mut attributes: MountAttrFlags = pairs
-        .into_iter()
-        .filter(|(flag, _)| options.flags.contains(*flag))
-        .map(|(_, attribute)| attribute)
-        .collect();
+    let mut attributes: MountAttrFlags =
+        pairs.into_iter().filter(|(flag, _)| options.flags.contains(*flag)).map(|(_, attribute)| attribute).collect();
     // One field of the attributes, of which mount(2) lets the strictest win.
     if options.flags.contains(MsFlags::MS_STRICTATIME) {
         attributes |= MountAttrFlags::MOUNT_ATTR_STRICTATIME;
@@ -144,23 +121,16 @@ fn attach(context: &OwnedFd, options: &Options, target: &Target) -> rustix::io::
 
 /// Shortens the lower directories to paths relative to the directory that all of them are in, which comes first.
 fn compact(data: &[String]) -> Option<(&str, Vec<String>)> {
-    let at = data
-        .iter()
-        .position(|option| option.starts_with(LOWERDIR))?;
+    let at = data.iter().position(|option| option.starts_with(LOWERDIR))?;
     let joined = &data[at][LOWERDIR.len()..];
     if joined.contains('\\') {
         return None;
     }
     let dirs: Vec<&str> = joined.split(':').collect();
     let first = *dirs.first()?;
-    let common = dirs.iter().fold(first.len(), |len, dir| {
-        first
-            .bytes()
-            .zip(dir.bytes())
-            .take(len)
-            .take_while(|(a, b)| a == b)
-            .count()
-    });
+    let common = dirs
+        .iter()
+        .fold(first.len(), |len, dir| first.bytes().zip(dir.bytes()).take(len).take_while(|(a, b)| a == b).count());
     // Back to a whole component: `snapshots/1` and `snapshots/12` have `snapshots` in common.
     let end = first[..common].rfind('/')?;
     let dir = &first[..end];
@@ -186,10 +156,7 @@ mod tests {
     #[test]
     fn lower_directories_are_named_from_the_one_they_share() {
         let (dir, data) = compacted("/s/snapshots/1/fs:/s/snapshots/12/fs").unwrap();
-        assert_eq!(
-            (dir.as_str(), data.as_str()),
-            ("/s/snapshots", "index=off,lowerdir=1/fs:12/fs")
-        );
+        assert_eq!((dir.as_str(), data.as_str()), ("/s/snapshots", "index=off,lowerdir=1/fs:12/fs"));
     }
 
     #[test]

@@ -16,9 +16,7 @@ const PASSES: usize = 64;
 
 /// Detaches every mount at `rootfs` and below it. Nothing mounted, or nothing there, is success.
 pub fn unmount_recursive(rootfs: &Path) -> Result<(), RootfsError> {
-    let (Some(parent), Some(name), true) =
-        (rootfs.parent(), rootfs.file_name(), rootfs.is_absolute())
-    else {
+    let (Some(parent), Some(name), true) = (rootfs.parent(), rootfs.file_name(), rootfs.is_absolute()) else {
         return Err(RootfsError::BadPath(rootfs.into()));
     };
     // The kernel lists real paths; the last name is not followed, it is the mount's own.
@@ -26,11 +24,7 @@ pub fn unmount_recursive(rootfs: &Path) -> Result<(), RootfsError> {
         Ok(parent) => parent.join(name),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => {
-            return Err(RootfsError::Path {
-                step: "resolve",
-                path: parent.into(),
-                source,
-            });
+            return Err(RootfsError::Path { step: "resolve", path: parent.into(), source });
         }
     };
     let mut last = None;
@@ -48,21 +42,12 @@ pub fn unmount_recursive(rootfs: &Path) -> Result<(), RootfsError> {
             }
         }
         if !progress {
-            let (path, source) =
-                last.unwrap_or_else(|| (first.clone(), io::ErrorKind::ResourceBusy.into()));
-            return Err(RootfsError::Path {
-                step: "unmount",
-                path,
-                source,
-            });
+            let (path, source) = last.unwrap_or_else(|| (first.clone(), io::ErrorKind::ResourceBusy.into()));
+            return Err(RootfsError::Path { step: "unmount", path, source });
         }
     }
     let source = io::ErrorKind::ResourceBusy.into();
-    Err(RootfsError::Path {
-        step: "unmount",
-        path,
-        source,
-    })
+    Err(RootfsError::Path { step: "unmount", path, source })
 }
 
 /// Detaches the uppermost mount at a path in which no symbolic link is followed: a container may have put one there.
@@ -74,13 +59,8 @@ fn detach(path: &Path) -> io::Result<()> {
 
 /// The mount points at and below `path`, the deepest first.
 fn mounts_below(path: &Path) -> Result<Vec<PathBuf>, RootfsError> {
-    let failed = |source| RootfsError::Path {
-        step: "read",
-        path: "/proc/self/mountinfo".into(),
-        source,
-    };
-    let mut lines =
-        BufReader::with_capacity(4096, File::open("/proc/self/mountinfo").map_err(failed)?);
+    let failed = |source| RootfsError::Path { step: "read", path: "/proc/self/mountinfo".into(), source };
+    let mut lines = BufReader::with_capacity(4096, File::open("/proc/self/mountinfo").map_err(failed)?);
     let mut found = Vec::new();
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
@@ -107,14 +87,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     while let Some((&byte, after)) = rest.split_first() {
         let octal = after
             .get(..3)
-            .filter(|digits| {
-                byte == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit))
-            })
-            .map(|digits| {
-                digits.iter().fold(0u8, |value, digit| {
-                    value.wrapping_mul(8).wrapping_add(digit - b'0')
-                })
-            });
+            .filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)))
+            .map(|digits| digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
         match octal {
             Some(value) => {
                 out.push(value);
@@ -138,12 +112,8 @@ mod tests {
 
     #[test]
     fn escaped_mount_points_are_read_as_they_are() {
-        let line =
-            b"36 35 98:0 / /run/a\\040b\\134\\012c rw,noatime master:1 - ext3 /dev/root rw\n";
-        assert_eq!(
-            mount_point(line).unwrap().as_os_str().as_bytes(),
-            b"/run/a b\\\nc"
-        );
+        let line = b"36 35 98:0 / /run/a\\040b\\134\\012c rw,noatime master:1 - ext3 /dev/root rw\n";
+        assert_eq!(mount_point(line).unwrap().as_os_str().as_bytes(), b"/run/a b\\\nc");
         assert_eq!(unescape(b"a\\04"), b"a\\04");
         assert_eq!(unescape(b"a\\049"), b"a\\049");
     }
@@ -151,13 +121,7 @@ mod tests {
     #[test]
     fn a_path_without_a_name_is_refused() {
         for path in ["/", "/a/..", "relative/x"] {
-            assert!(
-                matches!(
-                    unmount_recursive(Path::new(path)),
-                    Err(RootfsError::BadPath(_))
-                ),
-                "{path}"
-            );
+            assert!(matches!(unmount_recursive(Path::new(path)), Err(RootfsError::BadPath(_))), "{path}");
         }
     }
 

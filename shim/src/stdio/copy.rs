@@ -35,14 +35,7 @@ pub(super) async fn splice_all(from: &AsyncFd<OwnedFd>, to: &AsyncFd<OwnedFd>) -
     loop {
         let mut readable = from.readable().await?;
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        match rustix::pipe::splice(
-            from.get_ref(),
-            None,
-            to.get_ref(),
-            None,
-            SPLICE_BYTES,
-            flags,
-        ) {
+        match rustix::pipe::splice(from.get_ref(), None, to.get_ref(), None, SPLICE_BYTES, flags) {
             Ok(0) => return Ok(()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {

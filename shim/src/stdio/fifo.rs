@@ -38,10 +38,7 @@ impl OutputFifo {
         // The read end first: without a reader a non-blocking open for writing fails with ENXIO.
         let read = reopen(&pinned, path, OFlags::RDONLY)?;
         let write = register(reopen(&pinned, path, OFlags::WRONLY)?, Interest::WRITABLE)?;
-        Ok(Self {
-            write: Arc::new(write),
-            read,
-        })
+        Ok(Self { write: Arc::new(write), read })
     }
 
     /// Ends the output: readers see end of file once they have read what is in the fifo.
@@ -95,17 +92,9 @@ fn proc_path(fd: &OwnedFd) -> String {
 
 /// Finds a fifo without opening it: an open for data would act on whatever else stands at the path, and could hang.
 fn pin(path: &Path) -> Result<OwnedFd, StdioError> {
-    let failed = |source: Errno| StdioError::Path {
-        step: "open fifo",
-        path: path.into(),
-        source: source.into(),
-    };
-    let pinned = rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(failed)?;
+    let failed = |source: Errno| StdioError::Path { step: "open fifo", path: path.into(), source: source.into() };
+    let pinned =
+        rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let found = match FileType::from_raw_mode(rustix::fs::fstat(&pinned).map_err(failed)?.st_mode) {
         FileType::Fifo => return Ok(pinned),
         FileType::Symlink => "a symbolic link",
@@ -114,22 +103,11 @@ fn pin(path: &Path) -> Result<OwnedFd, StdioError> {
         FileType::Socket => "a socket",
         _ => "a device",
     };
-    Err(StdioError::NotFifo {
-        path: path.into(),
-        found,
-    })
+    Err(StdioError::NotFifo { path: path.into(), found })
 }
 
 /// Opens the pinned fifo itself, whatever has been put at its path since.
 fn reopen(pinned: &OwnedFd, path: &Path, access: OFlags) -> Result<OwnedFd, StdioError> {
-    rustix::fs::open(
-        proc_path(pinned),
-        access | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|source| StdioError::Path {
-        step: "open fifo",
-        path: path.into(),
-        source: source.into(),
-    })
+    rustix::fs::open(proc_path(pinned), access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|source| StdioError::Path { step: "open fifo", path: path.into(), source: source.into() })
 }

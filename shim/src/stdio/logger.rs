@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
@@ -37,10 +35,7 @@ pub struct LoggerLimits {
 impl Default for LoggerLimits {
     /// 10 s to be ready, which runc's shim waits for without limit, and its 12 s to end.
     fn default() -> Self {
-        Self {
-            ready: Duration::from_secs(10),
-            exit: Duration::from_secs(12),
-        }
+        Self { ready: Duration::from_secs(10), exit: Duration::from_secs(12) }
     }
 }
 
@@ -58,13 +53,8 @@ impl Logger {
         stderr: OwnedFd,
         ctx: &IoContext,
     ) -> Result<Self, StdioError> {
-        let start = |source: io::Error| StdioError::Path {
-            step: "start logger",
-            path: spec.path.clone(),
-            source,
-        };
-        let (ready, ready_write) =
-            pipe_with(PipeFlags::CLOEXEC).map_err(|errno| start(errno.into()))?;
+        let start = |source: io::Error| StdioError::Path { step: "start logger", path: spec.path.clone(), source };
+        let (ready, ready_write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| start(errno.into()))?;
         rustix::io::ioctl_fionbio(&ready, true).map_err(|errno| start(errno.into()))?;
         let ready = register(ready, Interest::READABLE)?;
 
@@ -78,29 +68,18 @@ impl Logger {
             .stdout(Inherit::null())
             .stderr(Inherit::null());
         let child = sys::spawn_with_fds(command, [stdout, stderr, ready_write]).map_err(start)?;
-        let pid = i32::try_from(child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| start(Errno::SRCH.into()))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| start(Errno::SRCH.into()))?;
         // Nobody else waits for this child, so its pid is its own until `reap` has seen it end.
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|errno| start(errno.into()))?;
         let pidfd = register(pidfd, Interest::READABLE)?;
         let (end, ended) = oneshot::channel();
-        let logger = Self {
-            end,
-            reaped: tokio::spawn(reap(pidfd, ended, ctx.logger.exit)),
-        };
+        let logger = Self { end, reaped: tokio::spawn(reap(pidfd, ended, ctx.logger.exit)) };
 
         match timeout(ctx.logger.ready, await_ready(&ready)).await {
-            Ok(Ok(false)) if spec.must_write => Err(StdioError::LoggerNotReady {
-                path: spec.path.clone(),
-            }),
+            Ok(Ok(false)) if spec.must_write => Err(StdioError::LoggerNotReady { path: spec.path.clone() }),
             Ok(Ok(_)) => Ok(logger),
             Ok(Err(source)) => Err(start(source)),
-            Err(_) => Err(StdioError::LoggerTimeout {
-                path: spec.path.clone(),
-                limit: ctx.logger.ready,
-            }),
+            Err(_) => Err(StdioError::LoggerTimeout { path: spec.path.clone(), limit: ctx.logger.ready }),
         }
     }
 
@@ -139,10 +118,7 @@ async fn reap(pidfd: AsyncFd<OwnedFd>, end: oneshot::Receiver<()>, limit: Durati
             let _ended = pidfd.readable().await;
         }
     }
-    if let Err(errno) = waitid(
-        WaitId::PidFd(pidfd.get_ref().as_fd()),
-        WaitIdOptions::EXITED,
-    ) {
+    if let Err(errno) = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED) {
         log::warn!("reap a logger: {errno}");
     }
 }

@@ -80,20 +80,10 @@ pub struct Stdio {
 /// Opens the streams, starts the logger if there is one, and begins to copy.
 ///
 /// Never waits for whoever reads or writes the fifos. Must run inside the runtime that is to move the bytes.
-pub async fn open(
-    endpoints: &Endpoints,
-    ctx: &IoContext,
-) -> Result<(Stdio, ChildEnds), StdioError> {
+pub async fn open(endpoints: &Endpoints, ctx: &IoContext) -> Result<(Stdio, ChildEnds), StdioError> {
     let (done, drained) = watch::channel(());
     let (streams, ends) = Streams::open(endpoints, ctx, done).await?;
-    Ok((
-        Stdio {
-            endpoints: endpoints.clone(),
-            drained,
-            streams: Mutex::new(streams),
-        },
-        ends,
-    ))
+    Ok((Stdio { endpoints: endpoints.clone(), drained, streams: Mutex::new(streams) }, ends))
 }
 
 impl Stdio {

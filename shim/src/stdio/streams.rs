@@ -32,11 +32,7 @@ pub(super) struct Streams {
 
 enum Console {
     None,
-    Awaited {
-        input: Option<AsyncFd<OwnedFd>>,
-        output: Output,
-        drained: watch::Sender<()>,
-    },
+    Awaited { input: Option<AsyncFd<OwnedFd>>, output: Output, drained: watch::Sender<()> },
     Attached(Arc<AsyncFd<OwnedFd>>),
 }
 
@@ -53,17 +49,10 @@ impl Streams {
         ctx: &IoContext,
         drained: watch::Sender<()>,
     ) -> Result<(Self, ChildEnds), StdioError> {
-        let mut streams = Self {
-            copies: JoinSet::new(),
-            held_stdin: None,
-            console: Console::None,
-            logger: None,
-        };
+        let mut streams = Self { copies: JoinSet::new(), held_stdin: None, console: Console::None, logger: None };
         let stdout = uri::parse(&endpoints.stdout)?;
         let ends = if endpoints.terminal {
-            streams
-                .open_terminal(endpoints, stdout, ctx, drained)
-                .await?;
+            streams.open_terminal(endpoints, stdout, ctx, drained).await?;
             ChildEnds::default()
         } else {
             streams.open_pipes(endpoints, stdout, ctx, drained).await?
@@ -75,24 +64,17 @@ impl Streams {
         rustix::io::ioctl_fionbio(&master, true)
             .map_err(|errno| StdioError::step("prepare the console")(errno.into()))?;
         let master = Arc::new(register(master, Interest::READABLE | Interest::WRITABLE)?);
-        let (input, output, drained) =
-            match std::mem::replace(&mut self.console, Console::Attached(master.clone())) {
-                Console::Awaited {
-                    input,
-                    output,
-                    drained,
-                } => (input, output, drained),
-                other => {
-                    self.console = other;
-                    return Err(StdioError::ConsoleNotAwaited);
-                }
-            };
+        let (input, output, drained) = match std::mem::replace(&mut self.console, Console::Attached(master.clone())) {
+            Console::Awaited { input, output, drained } => (input, output, drained),
+            other => {
+                self.console = other;
+                return Err(StdioError::ConsoleNotAwaited);
+            }
+        };
         if let Some(input) = input {
             let to = master.clone();
             // Its end leaves the terminal alone: a client that detaches does not hang the process up.
-            self.copies.spawn(async move {
-                ended("stdin", copy::copy_all(&input, &mut Sink::Stream(to)).await)
-            });
+            self.copies.spawn(async move { ended("stdin", copy::copy_all(&input, &mut Sink::Stream(to)).await) });
         }
         self.copies.spawn(copy_console(master, output, drained));
         Ok(())
@@ -140,8 +122,7 @@ impl Streams {
             Some(from) => {
                 let (read, write) = pipe(ctx)?;
                 let to = register(nonblocking(write)?, Interest::WRITABLE)?;
-                self.copies
-                    .spawn(async move { ended("stdin", copy::splice_all(&from, &to).await) });
+                self.copies.spawn(async move { ended("stdin", copy::splice_all(&from, &to).await) });
                 read
             }
         };
@@ -149,33 +130,19 @@ impl Streams {
             Target::Logger(spec) => self.start_logger(&spec, ctx).await?,
             Target::File(path) => {
                 let file = open_log(&path)?;
-                let second = file
-                    .try_clone()
-                    .map_err(StdioError::step("duplicate the log file"))?;
+                let second = file.try_clone().map_err(StdioError::step("duplicate the log file"))?;
                 (
                     self.copy_output("stdout", Output::Other(Sink::File(file, false)), ctx, &done)?,
-                    self.copy_output(
-                        "stderr",
-                        Output::Other(Sink::File(second, false)),
-                        ctx,
-                        &done,
-                    )?,
+                    self.copy_output("stderr", Output::Other(Sink::File(second, false)), ctx, &done)?,
                 )
             }
-            Target::Null => (
-                null(OFlags::WRONLY)?,
-                self.open_output("stderr", &endpoints.stderr, ctx, &done)?,
-            ),
+            Target::Null => (null(OFlags::WRONLY)?, self.open_output("stderr", &endpoints.stderr, ctx, &done)?),
             Target::Fifo(path) => (
                 self.copy_output("stdout", Output::Fifo(OutputFifo::open(&path)?), ctx, &done)?,
                 self.open_output("stderr", &endpoints.stderr, ctx, &done)?,
             ),
         };
-        Ok(ChildEnds {
-            stdin: Some(stdin),
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-        })
+        Ok(ChildEnds { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr) })
     }
 
     async fn open_terminal(
@@ -193,24 +160,14 @@ impl Streams {
             Target::Logger(spec) => {
                 // Of the second pipe only the end of file is ever seen: a terminal has one output.
                 let (stdout, _) = self.start_logger(&spec, ctx).await?;
-                Output::Other(Sink::Stream(Arc::new(register(
-                    nonblocking(stdout)?,
-                    Interest::WRITABLE,
-                )?)))
+                Output::Other(Sink::Stream(Arc::new(register(nonblocking(stdout)?, Interest::WRITABLE)?)))
             }
         };
-        self.console = Console::Awaited {
-            input,
-            output,
-            drained,
-        };
+        self.console = Console::Awaited { input, output, drained };
         Ok(())
     }
 
-    fn open_input(
-        &mut self,
-        endpoints: &Endpoints,
-    ) -> Result<Option<AsyncFd<OwnedFd>>, StdioError> {
+    fn open_input(&mut self, endpoints: &Endpoints) -> Result<Option<AsyncFd<OwnedFd>>, StdioError> {
         let Some(path) = uri::parse_fifo("stdin", &endpoints.stdin)? else {
             return Ok(None);
         };
@@ -228,9 +185,7 @@ impl Streams {
     ) -> Result<OwnedFd, StdioError> {
         match uri::parse_fifo(stream, address)? {
             None => null(OFlags::WRONLY),
-            Some(path) => {
-                self.copy_output(stream, Output::Fifo(OutputFifo::open(&path)?), ctx, done)
-            }
+            Some(path) => self.copy_output(stream, Output::Fifo(OutputFifo::open(&path)?), ctx, done),
         }
     }
 
@@ -259,11 +214,7 @@ impl Streams {
     }
 
     /// Starts a logger and returns the write ends of the two pipes it reads.
-    async fn start_logger(
-        &mut self,
-        spec: &LoggerSpec,
-        ctx: &IoContext,
-    ) -> Result<(OwnedFd, OwnedFd), StdioError> {
+    async fn start_logger(&mut self, spec: &LoggerSpec, ctx: &IoContext) -> Result<(OwnedFd, OwnedFd), StdioError> {
         let (stdout_read, stdout) = pipe(ctx)?;
         let (stderr_read, stderr) = pipe(ctx)?;
         self.logger = Some(Logger::start(spec, stdout_read, stderr_read, ctx).await?);
@@ -288,10 +239,7 @@ async fn copy_console(master: Arc<AsyncFd<OwnedFd>>, output: Output, drained: wa
 /// Notes why a copy ended, unless it is only that the process does not read any more.
 fn ended(stream: &str, result: io::Result<()>) {
     if let Err(error) = result
-        && !matches!(
-            error.raw_os_error().map(Errno::from_raw_os_error),
-            Some(Errno::PIPE | Errno::IO)
-        )
+        && !matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::PIPE | Errno::IO))
     {
         log::warn!("copy {stream}: {error}");
     }
@@ -302,16 +250,14 @@ fn pipe(ctx: &IoContext) -> Result<(OwnedFd, OwnedFd), StdioError> {
     let failed = StdioError::step("make a pipe");
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     if (ctx.io_uid, ctx.io_gid) != (0, 0) {
-        fchown(&write, Some(ctx.io_uid), Some(ctx.io_gid))
-            .map_err(StdioError::step("give a pipe to its owner"))?;
+        fchown(&write, Some(ctx.io_uid), Some(ctx.io_gid)).map_err(StdioError::step("give a pipe to its owner"))?;
     }
     Ok((read, write))
 }
 
 /// Makes our end of a pipe non-blocking; the process's end is another open file and stays as it is.
 fn nonblocking(fd: OwnedFd) -> Result<OwnedFd, StdioError> {
-    rustix::io::ioctl_fionbio(&fd, true)
-        .map_err(|errno| StdioError::step("prepare a pipe")(errno.into()))?;
+    rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| StdioError::step("prepare a pipe")(errno.into()))?;
     Ok(fd)
 }
 
@@ -322,19 +268,9 @@ fn null(access: OFlags) -> Result<OwnedFd, StdioError> {
 
 /// Opens a log for appending, and makes it and its directories if need be.
 fn open_log(path: &Path) -> Result<File, StdioError> {
-    let failed = |step| {
-        move |source| StdioError::Path {
-            step,
-            path: path.into(),
-            source,
-        }
-    };
+    let failed = |step| move |source| StdioError::Path { step, path: path.into(), source };
     if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(failed("make the directory of log"))?;
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed("make the directory of log"))?;
     }
     // Without O_NONBLOCK the open of a fifo or a device could hang.
     let file = OpenOptions::new()

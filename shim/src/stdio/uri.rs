@@ -60,9 +60,7 @@ pub(super) fn parse(address: &str) -> Result<Target, UriError> {
         return absolute(address, PathBuf::from(address)).map(Target::Fifo);
     };
     let (before_fragment, _) = rest.split_once('#').unwrap_or((rest, ""));
-    let (hierarchy, query) = before_fragment
-        .split_once('?')
-        .unwrap_or((before_fragment, ""));
+    let (hierarchy, query) = before_fragment.split_once('?').unwrap_or((before_fragment, ""));
     let path = || -> Result<PathBuf, UriError> {
         let path = match hierarchy.strip_prefix("//") {
             // The authority ends at the path's first slash; no scheme of ours has one.
@@ -88,14 +86,8 @@ pub(super) fn parse_fifo(stream: &'static str, address: &str) -> Result<Option<P
     match parse(address)? {
         Target::Null => Ok(None),
         Target::Fifo(path) => Ok(Some(path)),
-        Target::File(_) => Err(UriError::Misplaced {
-            scheme: "file",
-            stream,
-        }),
-        Target::Logger(_) => Err(UriError::Misplaced {
-            scheme: "binary",
-            stream,
-        }),
+        Target::File(_) => Err(UriError::Misplaced { scheme: "file", stream }),
+        Target::Logger(_) => Err(UriError::Misplaced { scheme: "binary", stream }),
     }
 }
 
@@ -104,17 +96,12 @@ fn split_scheme(address: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = address.split_once(':')?;
     let mut bytes = scheme.bytes();
     let first = bytes.next()?;
-    let valid = first.is_ascii_alphabetic()
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let valid = first.is_ascii_alphabetic() && bytes.all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
     valid.then_some((scheme, rest))
 }
 
 fn absolute(address: &str, path: PathBuf) -> Result<PathBuf, UriError> {
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(UriError::NotAbsolute(address.to_owned()))
-    }
+    if path.is_absolute() { Ok(path) } else { Err(UriError::NotAbsolute(address.to_owned())) }
 }
 
 fn arguments(address: &str, query: &str) -> Result<Vec<OsString>, UriError> {
@@ -138,12 +125,8 @@ fn unescape(address: &str, text: &str, plus_is_space: bool) -> Result<OsString, 
     while let Some(byte) = bytes.next() {
         let decoded = match byte {
             b'%' => {
-                let mut digit = || {
-                    bytes
-                        .next()
-                        .and_then(|b| char::from(b).to_digit(16))
-                        .and_then(|d| u8::try_from(d).ok())
-                };
+                let mut digit =
+                    || bytes.next().and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
                 let high = digit().ok_or_else(malformed)?;
                 let low = digit().ok_or_else(malformed)?;
                 high << 4 | low
@@ -173,14 +156,8 @@ mod tests {
 
     #[test]
     fn a_plain_path_and_the_fifo_scheme_are_fifos() {
-        assert_eq!(
-            parse("/run/a:b%20?c"),
-            Ok(Target::Fifo("/run/a:b%20?c".into()))
-        );
-        assert_eq!(
-            parse("fifo:///run/x%20y"),
-            Ok(Target::Fifo("/run/x y".into()))
-        );
+        assert_eq!(parse("/run/a:b%20?c"), Ok(Target::Fifo("/run/a:b%20?c".into())));
+        assert_eq!(parse("fifo:///run/x%20y"), Ok(Target::Fifo("/run/x y".into())));
         assert_eq!(parse(""), Ok(Target::Null));
     }
 
@@ -202,21 +179,13 @@ mod tests {
     #[test]
     fn a_relative_path_is_refused() {
         for address in ["fifo", "./fifo", "file:log", "binary://log", "binary:?a=b"] {
-            assert_eq!(
-                parse(address),
-                Err(UriError::NotAbsolute(address.to_owned()))
-            );
+            assert_eq!(parse(address), Err(UriError::NotAbsolute(address.to_owned())));
         }
     }
 
     #[test]
     fn a_malformed_escape_is_refused() {
-        for address in [
-            "file:///a%2",
-            "file:///a%zz",
-            "file:///a%00",
-            "binary:///a?k=%",
-        ] {
+        for address in ["file:///a%2", "file:///a%zz", "file:///a%00", "binary:///a?k=%"] {
             assert_eq!(parse(address), Err(UriError::Escape(address.to_owned())));
         }
     }
@@ -224,9 +193,6 @@ mod tests {
     #[test]
     fn only_standard_output_may_name_a_file() {
         let error = parse_fifo("stderr", "file:///log").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "scheme \"file\" is not possible for stderr"
-        );
+        assert_eq!(error.to_string(), "scheme \"file\" is not possible for stderr");
     }
 }

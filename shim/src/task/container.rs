@@ -16,12 +16,12 @@ use super::hooks::LateHooks;
 use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
+use super::report::{self, Report};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::launch::Start;
 use crate::policy::ContainerFloor;
-use super::report::{self, Report};
 use crate::record::{self, State};
 
 /// How long containerd may take to hear of an OOM before the exit is told: it labels the exit by what came first.
@@ -136,7 +136,8 @@ impl Container {
         let (resources, changes) = crate::policy::harden_update(resources, &self.floor)
             .map_err(|denied| TaskError::Refused(denied.to_string()))?;
         self.cgroup.update(&resources).map_err(|error| TaskError::failed("update the limits", &error))?;
-        let limits = self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
+        let limits =
+            self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
         self.note(|report| report.updated(&changes, &limits));
         Ok(())
     }
@@ -253,7 +254,9 @@ impl Container {
         });
         // A start under way announces itself first.
         let _lifecycle = self.lifecycle.lock().await;
-        if !self.private_pids && let Err(error) = self.kill_cgroup().await {
+        if !self.private_pids
+            && let Err(error) = self.kill_cgroup().await
+        {
             log::error!("end what init of {} left running: {error}", self.id);
         }
         let mut running = self.running_execs.subscribe();
@@ -294,10 +297,7 @@ impl Pod {
             // `runc delete` kills a container that never ran.
             Status::Created => container.kill_everything().await,
             Status::Paused | Status::Pausing | Status::Running => {
-                return Err(TaskError::Failed(format!(
-                    "cannot delete a {} process",
-                    container.init.status().word()
-                )));
+                return Err(TaskError::Failed(format!("cannot delete a {} process", container.init.status().word())));
             }
             Status::Deleted => return Err(TaskError::NotFound("container not created".to_owned())),
         }

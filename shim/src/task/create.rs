@@ -15,12 +15,12 @@ use super::hooks::LateHooks;
 use super::options;
 use super::pod::Pod;
 use super::process::Process;
+use super::report::Report;
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::launch;
 use crate::leftovers;
 use crate::policy::{self, Hardened};
-use super::report::Report;
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
@@ -37,7 +37,10 @@ impl Pod {
             return Err(TaskError::Unimplemented("restoring a checkpoint is not supported".to_owned()));
         }
         if record::validate_id(&request.id).is_err() {
-            return Err(TaskError::InvalidArgument(format!("id {:?} is not a valid containerd identifier", request.id)));
+            return Err(TaskError::InvalidArgument(format!(
+                "id {:?} is not a valid containerd identifier",
+                request.id
+            )));
         }
         let promise = self.reserve(&request.id)?;
         let created = self.build(&request).await;
@@ -91,7 +94,8 @@ impl Pod {
         }
         report.admitted(&hardened);
         let linux = hardened.spec().linux().as_ref();
-        let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
+        let cgroups_path =
+            linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
         let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
         // What is in it is killed with the container, so it must be the container's alone.
@@ -131,8 +135,9 @@ impl Pod {
             io_gid: options.io_gid,
             ..IoContext::default()
         };
-        let (stdio, ends) =
-            stdio::open(&endpoints, &context).await.map_err(|error| TaskError::failed("connect the container", &error))?;
+        let (stdio, ends) = stdio::open(&endpoints, &context)
+            .await
+            .map_err(|error| TaskError::failed("connect the container", &error))?;
         let stdio = Arc::new(stdio);
         let rootfs = bundle.join("rootfs");
         let init = Process::new(endpoints);

@@ -58,7 +58,8 @@ impl Container {
         if crate::record::validate_id(id).is_err() {
             return Err(TaskError::InvalidArgument(format!("exec id {id:?} is not a valid containerd identifier")));
         }
-        let spec = crate::policy::admit_exec(spec, &self.floor).map_err(|denied| TaskError::Refused(denied.to_string()))?;
+        let spec =
+            crate::policy::admit_exec(spec, &self.floor).map_err(|denied| TaskError::Refused(denied.to_string()))?;
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
         if execs.contains_key(id) || id == self.id {
             return Err(TaskError::AlreadyExists(format!("id {id}")));
@@ -132,7 +133,9 @@ impl Container {
         let running = Running::new(self);
         match self.init.status() {
             Status::Running => {}
-            Status::Paused | Status::Pausing => return Err(TaskError::Failed("cannot exec in a paused state".to_owned())),
+            Status::Paused | Status::Pausing => {
+                return Err(TaskError::Failed("cannot exec in a paused state".to_owned()));
+            }
             _ => {
                 return Err(TaskError::FailedPrecondition(format!(
                     "container {} init process is not running",
@@ -164,7 +167,8 @@ impl Container {
     }
 
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {
-        let init = self.init.pidfd().ok_or_else(|| TaskError::FailedPrecondition("container must be created".to_owned()))?;
+        let init =
+            self.init.pidfd().ok_or_else(|| TaskError::FailedPrecondition("container must be created".to_owned()))?;
         let endpoints = exec.process.endpoints();
         let context = IoContext {
             container_id: self.id.clone(),

@@ -30,7 +30,12 @@ impl LateHooks {
             status: "creating",
             pid: 0,
             bundle: bundle.to_owned(),
-            annotations: spec.annotations().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            annotations: spec
+                .annotations()
+                .iter()
+                .flatten()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         };
         Some(Box::new(LateHooks { poststart, poststop, state }))
     }

@@ -19,14 +19,9 @@ const INSIDE: &str = "CURB_ROOTFS_TEST";
 /// Runs `body`, the test of this name, in a new process whose mounts nobody else sees.
 fn isolated(name: &str, body: fn(&Scratch)) {
     if std::env::var_os(INSIDE).is_some() {
-        return body(&Scratch {
-            dir: tempfile::tempdir().unwrap(),
-        });
+        return body(&Scratch { dir: tempfile::tempdir().unwrap() });
     }
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "these tests mount and so need root"
-    );
+    assert!(nix::unistd::geteuid().is_root(), "these tests mount and so need root");
     let run = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
@@ -35,11 +30,7 @@ fn isolated(name: &str, body: fn(&Scratch)) {
         .output()
         .unwrap();
     let output = String::from_utf8_lossy(&run.stdout);
-    assert!(
-        run.status.success() && output.contains("1 passed"),
-        "{output}\n{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
+    assert!(run.status.success() && output.contains("1 passed"), "{output}\n{}", String::from_utf8_lossy(&run.stderr));
 }
 
 struct Scratch {
@@ -99,10 +90,7 @@ fn mountinfo() -> String {
 
 fn mounts_at(path: &Path) -> usize {
     let path = text(path);
-    mountinfo()
-        .lines()
-        .filter(|line| line.split(' ').nth(4) == Some(&path))
-        .count()
+    mountinfo().lines().filter(|line| line.split(' ').nth(4) == Some(&path)).count()
 }
 
 fn write_error(path: &Path) -> Option<ErrorKind> {

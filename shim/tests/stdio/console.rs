@@ -13,12 +13,7 @@ fn terminal() -> OpenptyResult {
 }
 
 fn endpoints(streams: &Streams) -> Endpoints {
-    Endpoints {
-        terminal: true,
-        stdin: streams.fifo("in"),
-        stdout: streams.fifo("out"),
-        stderr: String::new(),
-    }
+    Endpoints { terminal: true, stdin: streams.fifo("in"), stdout: streams.fifo("out"), stderr: String::new() }
 }
 
 #[tokio::test]
@@ -39,19 +34,10 @@ async fn a_terminal_carries_both_ways_and_ends_with_its_last_user() {
         process.read_exact(&mut typed).unwrap();
         typed
     });
-    OpenOptions::new()
-        .write(true)
-        .open(&endpoints.stdin)
-        .unwrap()
-        .write_all(b"ls -l\n")
-        .unwrap();
+    OpenOptions::new().write(true).open(&endpoints.stdin).unwrap().write_all(b"ls -l\n").unwrap();
     assert_eq!(&joined(read).await, b"ls -l\n");
     joined(written).await;
-    assert!(
-        timeout(Duration::from_millis(50), stdio.drained())
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(50), stdio.drained()).await.is_err());
     drop(slave);
     timeout(SOON, stdio.drained()).await.unwrap();
     assert!(joined(out).await == bytes, "the bytes differ");
@@ -90,19 +76,12 @@ async fn resizing_sets_the_size_and_does_nothing_without_a_console() {
 #[tokio::test]
 async fn a_console_nobody_awaits_is_refused() {
     let (stdio, _ends) = opened(&Endpoints::default()).await;
-    assert!(matches!(
-        stdio.attach_console(terminal().master),
-        Err(StdioError::ConsoleNotAwaited)
-    ));
+    assert!(matches!(stdio.attach_console(terminal().master), Err(StdioError::ConsoleNotAwaited)));
 }
 
 #[tokio::test]
 async fn a_terminal_without_an_address_is_read_and_forgotten() {
-    let (stdio, _) = opened(&Endpoints {
-        terminal: true,
-        ..Endpoints::default()
-    })
-    .await;
+    let (stdio, _) = opened(&Endpoints { terminal: true, ..Endpoints::default() }).await;
     let pty = terminal();
     stdio.attach_console(pty.master).unwrap();
     joined(writer(File::from(pty.slave), pattern(100_000))).await;
@@ -115,12 +94,7 @@ async fn a_terminal_can_be_logged() {
     let log = streams.path("log");
     let script = streams.script(&format!("exec 5>&-; cat <&3 >{}", log.display()));
     let stdout = format!("binary://{}", script.display());
-    let (stdio, _) = opened(&Endpoints {
-        terminal: true,
-        stdout,
-        ..Endpoints::default()
-    })
-    .await;
+    let (stdio, _) = opened(&Endpoints { terminal: true, stdout, ..Endpoints::default() }).await;
     let pty = terminal();
     stdio.attach_console(pty.master).unwrap();
     joined(writer(File::from(pty.slave), b"logged".to_vec())).await;

@@ -27,9 +27,7 @@ struct Streams {
 
 impl Streams {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,22 +40,12 @@ impl Streams {
     }
 
     fn all_fifos(&self) -> Endpoints {
-        Endpoints {
-            terminal: false,
-            stdin: self.fifo("in"),
-            stdout: self.fifo("out"),
-            stderr: self.fifo("err"),
-        }
+        Endpoints { terminal: false, stdin: self.fifo("in"), stdout: self.fifo("out"), stderr: self.fifo("err") }
     }
 
     fn script(&self, body: &str) -> PathBuf {
         let path = self.path("logger");
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o755)
-            .open(&path)
-            .unwrap();
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o755).open(&path).unwrap();
         write!(file, "#!/bin/bash\n{body}\n").unwrap();
         path
     }
@@ -67,10 +55,7 @@ fn context() -> IoContext {
     IoContext {
         container_id: "c1".into(),
         namespace: "k8s.io".into(),
-        logger: LoggerLimits {
-            ready: SOON,
-            exit: Duration::from_millis(300),
-        },
+        logger: LoggerLimits { ready: SOON, exit: Duration::from_millis(300) },
         ..IoContext::default()
     }
 }
@@ -80,9 +65,7 @@ async fn opened(endpoints: &Endpoints) -> (Stdio, ChildEnds) {
 }
 
 async fn refusal(endpoints: Endpoints) -> String {
-    let refused = timeout(SOON, open(&endpoints, &context()))
-        .await
-        .expect("open hung");
+    let refused = timeout(SOON, open(&endpoints, &context())).await.expect("open hung");
     refused.err().expect("was opened").to_string()
 }
 
@@ -108,9 +91,7 @@ async fn joined<T>(handle: JoinHandle<T>) -> T {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0])
-        .collect()
+    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
 }
 
 /// Writes on a thread of its own, as the process would, and closes.
@@ -119,7 +100,5 @@ fn writer(mut to: File, bytes: Vec<u8>) -> JoinHandle<()> {
 }
 
 fn is_nonblocking(file: &File) -> bool {
-    rustix::fs::fcntl_getfl(file)
-        .unwrap()
-        .contains(rustix::fs::OFlags::NONBLOCK)
+    rustix::fs::fcntl_getfl(file).unwrap().contains(rustix::fs::OFlags::NONBLOCK)
 }

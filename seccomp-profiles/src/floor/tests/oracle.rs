@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp as Op, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 
 use super::{denied, special};
@@ -18,16 +18,7 @@ pub(super) fn errno(value: u32) -> u32 {
 
 /// The floor as one would say it, question after question.
 pub(super) fn naive(arch: Arch, call: &Call) -> u32 {
-    let [
-        clone,
-        clone3,
-        socket,
-        socketpair,
-        setsockopt,
-        ioctl,
-        personality,
-        prctl,
-    ] = special(arch);
+    let [clone, clone3, socket, socketpair, setsockopt, ioctl, personality, prctl] = special(arch);
     let low = |index: usize| (call.args[index] & 0xffff_ffff) as u32;
     let (nr, inet) = (call.nr, [2, 10].contains(&low(0)));
     if call.arch != arch.audit() {
@@ -48,9 +39,7 @@ pub(super) fn naive(arch: Arch, call: &Call) -> u32 {
         errno(97)
     } else if nr == socket && inet && ![1, 2].contains(&(low(1) & 0xf)) {
         errno(94)
-    } else if nr == socket
-        && (low(0) == 16 && low(2) != 0 || inet && ![0, 1, 6, 17, 58, 262].contains(&low(2)))
-    {
+    } else if nr == socket && (low(0) == 16 && low(2) != 0 || inet && ![0, 1, 6, 17, 58, 262].contains(&low(2))) {
         errno(93)
     } else {
         ret::ALLOW
@@ -63,60 +52,22 @@ fn condition(index: u8, op: Op, value: u64) -> SeccompCondition {
 
 /// The floor as seccompiler says it: one filter for each errno, of which the most restrictive answer counts.
 pub(super) fn seccompiler_filters(arch: Arch) -> Vec<BpfProgram> {
-    let [
-        clone,
-        clone3,
-        socket,
-        socketpair,
-        setsockopt,
-        ioctl,
-        personality,
-        prctl,
-    ] = special(arch).map(i64::from);
+    let [clone, clone3, socket, socketpair, setsockopt, ioctl, personality, prctl] = special(arch).map(i64::from);
     let rule = |conditions| SeccompRule::new(conditions).unwrap();
-    let none_of = |index, values: &[u64]| -> Vec<_> {
-        values
-            .iter()
-            .map(|value| condition(index, Op::Ne, *value))
-            .collect()
-    };
+    let none_of =
+        |index, values: &[u64]| -> Vec<_> { values.iter().map(|value| condition(index, Op::Ne, *value)).collect() };
     let inet = || condition(0, Op::MaskedEq(0xffff_fff7), 2);
     let kind = |value| condition(1, Op::MaskedEq(0xf), value);
 
-    let mut eperm: BTreeMap<i64, Vec<SeccompRule>> = denied(arch)
-        .iter()
-        .map(|n| (i64::from(*n), vec![]))
-        .collect();
+    let mut eperm: BTreeMap<i64, Vec<SeccompRule>> = denied(arch).iter().map(|n| (i64::from(*n), vec![])).collect();
     let bits = (0..32).filter(|bit| 0x7E02_0000_u64 >> bit & 1 == 1);
-    eperm.insert(
-        clone,
-        bits.map(|bit| rule(vec![condition(0, Op::MaskedEq(1 << bit), 1 << bit)]))
-            .collect(),
-    );
-    eperm.insert(
-        setsockopt,
-        vec![rule(vec![
-            condition(1, Op::Eq, 17),
-            condition(2, Op::Eq, 100),
-        ])],
-    );
-    eperm.insert(
-        ioctl,
-        vec![
-            rule(vec![condition(1, Op::Eq, 0x5412)]),
-            rule(vec![condition(1, Op::Eq, 0x541c)]),
-        ],
-    );
-    eperm.insert(
-        personality,
-        vec![rule(none_of(0, &[0, 8, 0x20000, 0x20008, 0xffff_ffff]))],
-    );
+    eperm.insert(clone, bits.map(|bit| rule(vec![condition(0, Op::MaskedEq(1 << bit), 1 << bit)])).collect());
+    eperm.insert(setsockopt, vec![rule(vec![condition(1, Op::Eq, 17), condition(2, Op::Eq, 100)])]);
+    eperm.insert(ioctl, vec![rule(vec![condition(1, Op::Eq, 0x5412)]), rule(vec![condition(1, Op::Eq, 0x541c)])]);
+    eperm.insert(personality, vec![rule(none_of(0, &[0, 8, 0x20000, 0x20008, 0xffff_ffff]))]);
     eperm.insert(prctl, vec![rule(vec![condition(0, Op::Eq, 35)])]);
 
-    let mut protocol = vec![rule(vec![
-        condition(0, Op::Eq, 16),
-        condition(2, Op::Ne, 0),
-    ])];
+    let mut protocol = vec![rule(vec![condition(0, Op::Eq, 16), condition(2, Op::Ne, 0)])];
     for stream_or_datagram in [1, 2] {
         let mut conditions = none_of(2, &[0, 1, 6, 17, 58, 262]);
         conditions.extend([inet(), kind(stream_or_datagram)]);
@@ -125,25 +76,10 @@ pub(super) fn seccompiler_filters(arch: Arch) -> Vec<BpfProgram> {
     let kinds = (0..16).filter(|value| ![1, 2].contains(value));
     let table = [
         (1, eperm),
-        (
-            2,
-            BTreeMap::from([(
-                setsockopt,
-                vec![rule(vec![
-                    condition(1, Op::Eq, 6),
-                    condition(2, Op::Eq, 31),
-                ])],
-            )]),
-        ),
+        (2, BTreeMap::from([(setsockopt, vec![rule(vec![condition(1, Op::Eq, 6), condition(2, Op::Eq, 31)])])])),
         (38, BTreeMap::from([(clone3, vec![])])),
         (93, BTreeMap::from([(socket, protocol)])),
-        (
-            94,
-            BTreeMap::from([(
-                socket,
-                kinds.map(|value| rule(vec![inet(), kind(value)])).collect(),
-            )]),
-        ),
+        (94, BTreeMap::from([(socket, kinds.map(|value| rule(vec![inet(), kind(value)])).collect())])),
         (
             97,
             BTreeMap::from([
@@ -152,20 +88,11 @@ pub(super) fn seccompiler_filters(arch: Arch) -> Vec<BpfProgram> {
             ]),
         ),
     ];
-    let target = if arch == Arch::X86_64 {
-        TargetArch::x86_64
-    } else {
-        TargetArch::aarch64
-    };
+    let target = if arch == Arch::X86_64 { TargetArch::x86_64 } else { TargetArch::aarch64 };
     table
         .into_iter()
         .map(|(errno, rules)| {
-            let filter = SeccompFilter::new(
-                rules,
-                SeccompAction::Allow,
-                SeccompAction::Errno(errno),
-                target,
-            );
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), target);
             filter.unwrap().try_into().unwrap()
         })
         .collect()
@@ -177,21 +104,10 @@ pub(super) fn answer(program: &[Instruction], call: &Call) -> u32 {
 
 /// Every value a rule names, its neighbours, single bits, and all of them under garbage in the high word.
 pub(super) fn corpus(arch: Arch) -> Vec<Call> {
-    let [
-        clone,
-        _,
-        socket,
-        socketpair,
-        setsockopt,
-        ioctl,
-        personality,
-        prctl,
-    ] = special(arch);
+    let [clone, _, socket, socketpair, setsockopt, ioctl, personality, prctl] = special(arch);
     let around = |values: &[u64]| -> Vec<u64> {
         let near = values.iter().flat_map(|v| [v.wrapping_sub(1), *v, v + 1]);
-        let mut all: Vec<u64> = near
-            .flat_map(|v| [v, v | 1 << 32, v | 0xffff_ffff << 32])
-            .collect();
+        let mut all: Vec<u64> = near.flat_map(|v| [v, v | 1 << 32, v | 0xffff_ffff << 32]).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -205,57 +121,25 @@ pub(super) fn corpus(arch: Arch) -> Vec<Call> {
     let mut args: Vec<(u32, [u64; 3])> = Vec::new();
     for family in &families {
         for kind in &types {
-            args.extend(
-                protocols
-                    .iter()
-                    .map(|protocol| (socket, [*family, *kind, *protocol])),
-            );
+            args.extend(protocols.iter().map(|protocol| (socket, [*family, *kind, *protocol])));
         }
         args.push((socketpair, [*family, 1, 0]));
     }
     for level in around(&[0, 1, 6, 17]) {
-        args.extend(
-            around(&[31, 100])
-                .iter()
-                .map(|option| (setsockopt, [3, level, *option])),
-        );
+        args.extend(around(&[31, 100]).iter().map(|option| (setsockopt, [3, level, *option])));
     }
-    args.extend(
-        around(&[0x5412, 0x541c])
-            .iter()
-            .map(|request| (ioctl, [0, *request, 0])),
-    );
-    args.extend(
-        around(&[35])
-            .iter()
-            .map(|option| (prctl, [*option, 35, 35])),
-    );
+    args.extend(around(&[0x5412, 0x541c]).iter().map(|request| (ioctl, [0, *request, 0])));
+    args.extend(around(&[35]).iter().map(|option| (prctl, [*option, 35, 35])));
     for value in personas.iter().chain(&bits) {
         args.push((personality, [*value, 0, 0]));
         args.push((clone, [*value, 0, 0]));
         args.push((clone, [*value | 17, 0, 0]));
     }
 
-    let native = |nr, [a, b, c]: [u64; 3]| Call {
-        nr,
-        arch: arch.audit(),
-        args: [a, b, c, 0, 0, 0],
-        ..Call::default()
-    };
-    let mut calls: Vec<Call> = args
-        .into_iter()
-        .map(|(nr, args)| native(nr, args))
-        .collect();
-    let mut numbers: Vec<u32> = (0..=600)
-        .chain((0..=600).map(|nr| nr | 0x4000_0000))
-        .collect();
-    numbers.extend([
-        0x3fff_ffff,
-        0x7fff_ffff,
-        0x8000_0000,
-        0xffff_fffe,
-        0xffff_ffff,
-    ]);
+    let native = |nr, [a, b, c]: [u64; 3]| Call { nr, arch: arch.audit(), args: [a, b, c, 0, 0, 0], ..Call::default() };
+    let mut calls: Vec<Call> = args.into_iter().map(|(nr, args)| native(nr, args)).collect();
+    let mut numbers: Vec<u32> = (0..=600).chain((0..=600).map(|nr| nr | 0x4000_0000)).collect();
+    numbers.extend([0x3fff_ffff, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff]);
     for nr in numbers {
         calls.push(native(nr, [0; 3]));
         calls.push(native(nr, [u64::MAX; 3]));

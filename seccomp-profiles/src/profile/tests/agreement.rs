@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 use serde_json::{Value, json};
 
@@ -35,13 +34,8 @@ fn stacked(oci: &LinuxSeccomp) -> Vec<Vec<Instruction>> {
                     Operator::ScmpCmpMaskedEq => SeccompCmpOp::MaskedEq(arg.value()),
                     other => panic!("{other:?} is not used here"),
                 };
-                let value = if arg.op() == Operator::ScmpCmpMaskedEq {
-                    arg.value_two().unwrap()
-                } else {
-                    arg.value()
-                };
-                SeccompCondition::new(arg.index() as u8, SeccompCmpArgLen::Qword, op, value)
-                    .unwrap()
+                let value = if arg.op() == Operator::ScmpCmpMaskedEq { arg.value_two().unwrap() } else { arg.value() };
+                SeccompCondition::new(arg.index() as u8, SeccompCmpArgLen::Qword, op, value).unwrap()
             });
             let conditions: Vec<_> = conditions.collect();
             for rules in [&mut by_action[index], &mut listed] {
@@ -58,35 +52,15 @@ fn stacked(oci: &LinuxSeccomp) -> Vec<Vec<Instruction>> {
         other => panic!("{other:?} is not used here"),
     };
     let default = theirs(oci.default_action(), oci.default_errno_ret());
-    let mut filters = vec![
-        SeccompFilter::new(listed, default, SeccompAction::Allow, TargetArch::x86_64).unwrap(),
-    ];
+    let mut filters = vec![SeccompFilter::new(listed, default, SeccompAction::Allow, TargetArch::x86_64).unwrap()];
     for ((action, errno), rules) in actions.into_iter().zip(by_action) {
         if action != Action::ScmpActAllow {
-            let filter = SeccompFilter::new(
-                rules,
-                SeccompAction::Allow,
-                theirs(action, errno),
-                TargetArch::x86_64,
-            );
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, theirs(action, errno), TargetArch::x86_64);
             filters.push(filter.unwrap());
         }
     }
-    let programs = filters
-        .into_iter()
-        .map(|filter| BpfProgram::try_from(filter).unwrap());
-    programs
-        .map(|p| {
-            p.iter()
-                .map(|i| Instruction {
-                    code: i.code,
-                    jt: i.jt,
-                    jf: i.jf,
-                    k: i.k,
-                })
-                .collect()
-        })
-        .collect()
+    let programs = filters.into_iter().map(|filter| BpfProgram::try_from(filter).unwrap());
+    programs.map(|p| p.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect()).collect()
 }
 
 #[test]
@@ -97,29 +71,10 @@ fn one_program_answers_as_seccompilers_stack_of_filters_does() {
     assert_eq!(stack.len(), 2);
     // Above the highest number named, ENOSYS stands in for the default; seccompiler has no such rule.
     for nr in 0..=466 {
-        for value in [
-            0,
-            1,
-            8,
-            39,
-            40,
-            41,
-            0x20000,
-            0xffff_ffff,
-            0x1000_0011,
-            1 << 32,
-            40 | 1 << 32,
-            u64::MAX,
-        ] {
+        for value in [0, 1, 8, 39, 40, 41, 0x20000, 0xffff_ffff, 0x1000_0011, 1 << 32, 40 | 1 << 32, u64::MAX] {
             let call = number(nr, &[value; 6]);
-            let answers = stack
-                .iter()
-                .map(|program| run(program, &call).unwrap().value);
-            assert_eq!(
-                Some(answer(&filters, &call)),
-                answers.min_by_key(|v| ret::rank(*v)),
-                "{call:?}"
-            );
+            let answers = stack.iter().map(|program| run(program, &call).unwrap().value);
+            assert_eq!(Some(answer(&filters, &call)), answers.min_by_key(|v| ret::rank(*v)), "{call:?}");
         }
     }
 }
@@ -132,44 +87,13 @@ fn the_floor_in_oci_form_denies_nothing_the_floor_allows() {
         let floor = crate::floor(arch).instructions();
         let mut denials = 0;
         for nr in 0..=471 {
-            for a in [
-                0,
-                1,
-                2,
-                3,
-                10,
-                16,
-                17,
-                35,
-                40,
-                0x2_0000,
-                0x4_0000,
-                0x1000_0000,
-                0x4000_0000,
-            ] {
-                for (b, c) in [
-                    (1, 0),
-                    (2, 17),
-                    (3, 0),
-                    (5, 0),
-                    (6, 31),
-                    (17, 100),
-                    (1, 132),
-                    (0x5412, 0),
-                    (0x541c, 3),
-                ] {
-                    let call = Call {
-                        nr,
-                        arch: arch.audit(),
-                        args: [a, b, c, 0, 0, 0],
-                        ..Call::default()
-                    };
+            for a in [0, 1, 2, 3, 10, 16, 17, 35, 40, 0x2_0000, 0x4_0000, 0x1000_0000, 0x4000_0000] {
+                for (b, c) in [(1, 0), (2, 17), (3, 0), (5, 0), (6, 31), (17, 100), (1, 132), (0x5412, 0), (0x541c, 3)]
+                {
+                    let call = Call { nr, arch: arch.audit(), args: [a, b, c, 0, 0, 0], ..Call::default() };
                     let oci = answer(&filters, &call);
                     let ours = run(floor, &call).unwrap().value;
-                    assert!(
-                        oci == ret::ALLOW || oci == ours,
-                        "{call:?}: {oci:x} {ours:x}"
-                    );
+                    assert!(oci == ret::ALLOW || oci == ours, "{call:?}: {oci:x} {ours:x}");
                     denials += u32::from(oci != ret::ALLOW);
                 }
             }
@@ -179,28 +103,12 @@ fn the_floor_in_oci_form_denies_nothing_the_floor_allows() {
 }
 
 fn any_profile() -> impl Strategy<Value = Value> {
-    let value = prop_oneof![
-        0_u64..4,
-        Just(u64::MAX),
-        Just(1 << 32),
-        Just((1 << 32) | 1),
-        any::<u64>()
-    ];
+    let value = prop_oneof![0_u64..4, Just(u64::MAX), Just(1 << 32), Just((1 << 32) | 1), any::<u64>()];
     let op = prop::sample::select(vec!["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"]);
     let arg = (0_usize..6, value.clone(), value, op)
         .prop_map(|(i, a, b, op)| json!({"index": i, "value": a, "valueTwo": b, "op": format!("SCMP_CMP_{op}")}));
-    let action = prop::sample::select(vec![
-        "KILL",
-        "KILL_PROCESS",
-        "TRAP",
-        "ERRNO",
-        "TRACE",
-        "LOG",
-        "ALLOW",
-    ]);
-    let names = prop::sample::select(vec![
-        "read", "write", "open", "close", "ioctl", "unshare", "statx", "mseal",
-    ]);
+    let action = prop::sample::select(vec!["KILL", "KILL_PROCESS", "TRAP", "ERRNO", "TRACE", "LOG", "ALLOW"]);
+    let names = prop::sample::select(vec!["read", "write", "open", "close", "ioctl", "unshare", "statx", "mseal"]);
     let rule = (prop::collection::vec(names, 1..4), action.clone(), prop::collection::vec(arg, 0..4))
         .prop_map(|(names, a, args)| json!({"names": names, "action": format!("SCMP_ACT_{a}"), "args": args}));
     (action, prop::collection::vec(rule, 0..12))

@@ -9,46 +9,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let arg = |index: u32| json!([{"index": index, "value": 0, "op": "SCMP_CMP_EQ"}]);
     let deny = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
     for (oci, expected) in [
-        (
-            json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
-            "SCMP_ACT_NOTIFY",
-        ),
-        (
-            deny(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})),
-            "rule 1 (read): SCMP_ACT_NOTIFY",
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x"}),
-            "listenerPath",
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_AARCH64"]}),
-            "SCMP_ARCH_X86_64",
-        ),
-        (
-            deny(json!({"names": ["unshair"], "action": "SCMP_ACT_ERRNO"})),
-            "\"unshair\"",
-        ),
-        (
-            deny(json!({"names": [""], "action": "SCMP_ACT_ALLOW"})),
-            "name is missing",
-        ),
-        (
-            deny(json!({"names": [], "action": "SCMP_ACT_ERRNO"})),
-            "name is missing",
-        ),
-        (
-            deny(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096})),
-            "4096",
-        ),
-        (
-            deny(json!({"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 1})),
-            "errnoRet",
-        ),
-        (
-            deny(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": arg(6)})),
-            "index 6",
-        ),
+        (json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "SCMP_ACT_NOTIFY"),
+        (deny(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})), "rule 1 (read): SCMP_ACT_NOTIFY"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x"}), "listenerPath"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_AARCH64"]}), "SCMP_ARCH_X86_64"),
+        (deny(json!({"names": ["unshair"], "action": "SCMP_ACT_ERRNO"})), "\"unshair\""),
+        (deny(json!({"names": [""], "action": "SCMP_ACT_ALLOW"})), "name is missing"),
+        (deny(json!({"names": [], "action": "SCMP_ACT_ERRNO"})), "name is missing"),
+        (deny(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096})), "4096"),
+        (deny(json!({"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 1})), "errnoRet"),
+        (deny(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": arg(6)})), "index 6"),
     ] {
         let error = compile(oci.clone()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{oci}: {error}");
@@ -58,31 +28,21 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 #[test]
 fn a_name_of_another_architecture_is_left_out_and_a_strange_one_is_reported() {
     let rule = |name: &str, action: &str| json!({"names": [name], "action": action});
-    let filters = compile(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("socketcall", "SCMP_ACT_ERRNO")]}),
-    );
+    let filters =
+        compile(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("socketcall", "SCMP_ACT_ERRNO")]}));
     assert_eq!(filters.unwrap().warnings.len(), 0);
-    let filters = compile(
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("reed", "SCMP_ACT_ALLOW")]}),
-    );
-    assert_eq!(
-        filters.unwrap().warnings,
-        ["rule 1 (reed): no system call is named \"reed\": left out"]
-    );
+    let filters = compile(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("reed", "SCMP_ACT_ALLOW")]}));
+    assert_eq!(filters.unwrap().warnings, ["rule 1 (reed): no system call is named \"reed\": left out"]);
 }
 
 #[test]
 fn a_long_profile_is_cut_by_number_and_decides_seccomp_last() {
     // Around seccomp, 317, so that parts without it lie on both sides.
-    let names: Vec<&str> = syscalls::table(Arch::X86_64)
-        .iter()
-        .filter(|(_, nr)| *nr >= 250)
-        .map(|(name, _)| *name)
-        .collect();
+    let names: Vec<&str> =
+        syscalls::table(Arch::X86_64).iter().filter(|(_, nr)| *nr >= 250).map(|(name, _)| *name).collect();
     let rule = |base: u64| {
-        let args: Vec<Value> = (0..6_u64)
-            .map(|i| json!({"index": i, "value": base + i, "op": "SCMP_CMP_EQ"}))
-            .collect();
+        let args: Vec<Value> =
+            (0..6_u64).map(|i| json!({"index": i, "value": base + i, "op": "SCMP_CMP_EQ"})).collect();
         json!({"names": names, "action": "SCMP_ACT_ALLOW", "args": args})
     };
     let bases = [0x1_0000_0001, 0x2_0000_0001, 7];
@@ -99,10 +59,7 @@ fn a_long_profile_is_cut_by_number_and_decides_seccomp_last() {
     let install = call("seccomp", &[1, 0, 0x7fff_0000]);
     assert_eq!(run(last.instructions(), &install).unwrap().value, EPERM);
     for program in before {
-        assert_eq!(
-            run(program.instructions(), &install).unwrap().value,
-            ret::ALLOW
-        );
+        assert_eq!(run(program.instructions(), &install).unwrap().value, ret::ALLOW);
     }
 }
 
@@ -113,39 +70,23 @@ fn a_profile_of_any_size_is_compiled_or_refused_at_once() {
         "args": [{"index": 1, "value": i, "op": "SCMP_CMP_EQ"}]})
     };
     let of = |n: u64| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": (0..n).map(rule).collect::<Vec<_>>()});
-    assert_eq!(
-        answer(&compile(of(400)).unwrap(), &call("ioctl", &[0, 399])),
-        EPERM
-    );
-    assert!(
-        matches!(compile(of(1000)), Err(ProfileError::CallTooLong { name, .. }) if name == "ioctl")
-    );
-    assert!(matches!(
-        compile(of(10_000)),
-        Err(ProfileError::TooMany { count: 10_000, .. })
-    ));
-    let names: Vec<&str> = syscalls::table(Arch::X86_64)
-        .iter()
-        .map(|(name, _)| *name)
-        .collect();
+    assert_eq!(answer(&compile(of(400)).unwrap(), &call("ioctl", &[0, 399])), EPERM);
+    assert!(matches!(compile(of(1000)), Err(ProfileError::CallTooLong { name, .. }) if name == "ioctl"));
+    assert!(matches!(compile(of(10_000)), Err(ProfileError::TooMany { count: 10_000, .. })));
+    let names: Vec<&str> = syscalls::table(Arch::X86_64).iter().map(|(name, _)| *name).collect();
     let wide = |i: u64| {
         json!({"names": names, "action": "SCMP_ACT_ERRNO",
         "args": [{"index": 1, "value": i, "op": "SCMP_CMP_EQ"}]})
     };
     let of = |n: u64| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": (0..n).map(wide).collect::<Vec<_>>()});
     assert!(matches!(compile(of(20)), Err(ProfileError::TooLong { .. })));
-    assert!(matches!(
-        compile(of(200)),
-        Err(ProfileError::TooMany { .. })
-    ));
+    assert!(matches!(compile(of(200)), Err(ProfileError::TooMany { .. })));
 }
 
 #[test]
 fn flags_are_those_the_kernel_takes() {
-    let filters = compile(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG",
-        "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}),
-    );
+    let filters = compile(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}));
     let filters = filters.unwrap();
     let flags = filters.flags;
     assert!(flags.log && flags.spec_allow && flags.tsync && flags.wait_killable);

@@ -7,9 +7,7 @@ use crate::policy::floor::{Level, RULES};
 fn every_refusal_is_one_golden_sentence() {
     let dev = |allow: bool, rest: Value| {
         let mut rule = json!({"allow": allow, "access": "rwm"});
-        rule.as_object_mut()
-            .unwrap()
-            .extend(rest.as_object().unwrap().clone());
+        rule.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         rule
     };
     let cases = [
@@ -18,10 +16,7 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses run-as-root: container runs as uid 0; set securityContext.runAsUser to a non-zero uid",
         ),
         (
-            container(&[
-                ("/process/user/uid", json!(0)),
-                ("/linux/namespaces/0", json!({"type": "cgroup"})),
-            ]),
+            container(&[("/process/user/uid", json!(0)), ("/linux/namespaces/0", json!({"type": "cgroup"}))]),
             "curb refuses run-as-root: container runs as uid 0; set securityContext.runAsUser to a non-zero uid (and 1 more)",
         ),
         (
@@ -29,13 +24,7 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses host-namespaces: pod shares the node's pid namespace; remove hostPID, hostIPC and hostNetwork from the pod",
         ),
         (
-            bend(
-                CRI_SANDBOX,
-                &[(
-                    "/linux/namespaces",
-                    json!([{"type": "pid"}, {"type": "ipc"}, {"type": "mount"}]),
-                )],
-            ),
+            bend(CRI_SANDBOX, &[("/linux/namespaces", json!([{"type": "pid"}, {"type": "ipc"}, {"type": "mount"}]))]),
             "curb refuses host-namespaces: pod shares the node's network, uts namespaces; remove hostPID, hostIPC and hostNetwork from the pod",
         ),
         (
@@ -47,27 +36,18 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses privileged: container may open every device; set securityContext.privileged: false, and add no capability",
         ),
         (
-            container(&[(
-                "/linux/resources/devices/-",
-                dev(true, json!({"type": "c"})),
-            )]),
+            container(&[("/linux/resources/devices/-", dev(true, json!({"type": "c"})))]),
             "curb refuses privileged: container may open every device; set securityContext.privileged: false, and add no capability",
         ),
         (
             container(&[
                 ("/linux/maskedPaths", json!([])),
-                (
-                    "/mounts/5",
-                    json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "rw"]}),
-                ),
+                ("/mounts/5", json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "rw"]})),
             ]),
             "curb refuses privileged: container has a writable /sys and no masked paths; set securityContext.privileged: false, and add no capability",
         ),
         (
-            container(&[(
-                "/hooks",
-                json!({"startContainer": [{"path": "/bin/evil\n"}]}),
-            )]),
+            container(&[("/hooks", json!({"startContainer": [{"path": "/bin/evil\n"}]}))]),
             "curb refuses start-container-hooks: a startContainer hook runs \"/bin/evil\\n\"; remove the startContainer hooks from the runtime's base spec or its NRI plugin",
         ),
         (
@@ -103,10 +83,7 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses invalid-process: Cwd must be an absolute path, not \"tmp\"; correct command, args, env and workingDir of the container",
         ),
         (
-            container(&[(
-                "/linux/resources/unified",
-                json!({"memory.high": "1", "/etc/passwd": "x"}),
-            )]),
+            container(&[("/linux/resources/unified", json!({"memory.high": "1", "/etc/passwd": "x"}))]),
             "curb refuses invalid-unified: linux.resources.unified has the key \"/etc/passwd\"; name files of the container's cgroup in linux.resources.unified, without a slash",
         ),
     ];
@@ -121,10 +98,7 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
     let long = "/".repeat(4000);
     let spec = container(&[
         ("/linux/resources/unified", json!({long.clone(): "x"})),
-        (
-            "/process/args",
-            json!([format!("\0{}", "\u{202e}".repeat(4000))]),
-        ),
+        ("/process/args", json!([format!("\0{}", "\u{202e}".repeat(4000))])),
         ("/process/cwd", json!(long[1..])),
         ("/process/user/uid", json!(0)),
         ("/linux/namespaces", json!([])),
@@ -136,21 +110,12 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
     ]);
     let denied = judge(spec).unwrap_err();
     let ids: Vec<_> = denied.denials().iter().map(Denial::rule).collect();
-    let expected = [
-        "invalid-process",
-        "invalid-unified",
-        "run-as-root",
-        "host-namespaces",
-        "privileged",
-    ];
+    let expected = ["invalid-process", "invalid-unified", "run-as-root", "host-namespaces", "privileged"];
     assert_eq!(ids, [&expected[..], &["start-container-hooks"]].concat());
     for denial in denied.denials() {
         let alone = Denied::new(vec![denial.clone(); 100]).unwrap().to_string();
         assert!(alone.chars().count() <= 200, "{alone}");
-        assert!(
-            alone.ends_with(&format!("; {} (and 99 more)", denial.fix())),
-            "{alone}"
-        );
+        assert!(alone.ends_with(&format!("; {} (and 99 more)", denial.fix())), "{alone}");
         assert!(!alone.contains(['\0', '\n', '\u{202e}']), "{alone}");
     }
 }
@@ -160,14 +125,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
     let mut used: Vec<&str> = Vec::new();
     for (id, spec) in broken() {
         let denied = judge(spec).unwrap_err();
-        assert_eq!(
-            denied
-                .denials()
-                .iter()
-                .map(Denial::rule)
-                .collect::<Vec<_>>(),
-            [id]
-        );
+        assert_eq!(denied.denials().iter().map(Denial::rule).collect::<Vec<_>>(), [id]);
         let rule = RULES.iter().find(|r| r.id == id).unwrap();
         assert_ne!(rule.level, Level::Amend, "{id}");
         used.push(id);
@@ -186,21 +144,9 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
     for (i, rule) in RULES.iter().enumerate() {
         assert!(used.contains(&rule.id), "{} is never applied", rule.id);
         assert!(rule.reason.len() > 20 && rule.fix.len() > 20, "{}", rule.id);
-        assert!(
-            rule.fix.chars().count() <= 110 && rule.id.len() <= 24,
-            "{}",
-            rule.id
-        );
-        assert!(
-            rule.id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
-            "{}",
-            rule.id
-        );
-        assert!(
-            RULES[..i].iter().all(|r| r.id != rule.id),
-            "{} stands twice",
-            rule.id
-        );
+        assert!(rule.fix.chars().count() <= 110 && rule.id.len() <= 24, "{}", rule.id);
+        assert!(rule.id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", rule.id);
+        assert!(RULES[..i].iter().all(|r| r.id != rule.id), "{} stands twice", rule.id);
         let ids = [rule.pss, rule.cis, rule.nist];
         assert!(ids.iter().flatten().all(|id| !id.is_empty()), "{}", rule.id);
     }
@@ -208,17 +154,9 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
 
 #[test]
 fn a_namespace_joined_by_path_is_refused_when_it_is_the_nodes_own() {
-    let facts = Facts {
-        host_namespaces_joined: vec![LinuxNamespaceType::Network],
-        swap_limit: true,
-    };
+    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true };
     let denied = admit(container(&[]), &facts, &Settings::default()).unwrap_err();
-    assert!(
-        denied
-            .to_string()
-            .contains("shares the node's network namespace;"),
-        "{denied}"
-    );
+    assert!(denied.to_string().contains("shares the node's network namespace;"), "{denied}");
     let sandbox = bend(CRI_SANDBOX, &[]);
     assert!(admit(sandbox, &facts, &Settings::default()).is_err());
 }
@@ -229,10 +167,7 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
         container(&[
             ("/process/user/uid", json!(0)),
             ("/linux/namespaces/-", json!({"type": "user"})),
-            (
-                "/linux/uidMappings",
-                json!([{"containerID": container_id, "hostID": host, "size": size}]),
-            ),
+            ("/linux/uidMappings", json!([{"containerID": container_id, "hostID": host, "size": size}])),
         ])
     };
     assert!(judge(mapped(100_000, 0, 65536)).is_ok());
@@ -242,47 +177,29 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
     // Mappings without a namespace of their own map nothing.
     let only_mappings = [
         ("/process/user/uid", json!(0)),
-        (
-            "/linux/uidMappings",
-            json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]),
-        ),
+        ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])),
     ];
     assert!(refusal(container(&only_mappings)).contains("run-as-root"));
-    let node = Facts {
-        host_namespaces_joined: vec![LinuxNamespaceType::User],
-        swap_limit: true,
-    };
+    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true };
     assert!(admit(mapped(100_000, 0, 65536), &node, &Settings::default()).is_err());
 
     assert!(judge(bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))])).is_ok());
-    let claimed = [
-        (
-            "/annotations/io.kubernetes.cri.container-type",
-            json!("Sandbox"),
-        ),
-        ("/process/user/uid", json!(0)),
-    ];
+    let claimed =
+        [("/annotations/io.kubernetes.cri.container-type", json!("Sandbox")), ("/process/user/uid", json!(0))];
     assert!(refusal(bend(CRI_SANDBOX, &claimed)).contains("run-as-root"));
 }
 
 #[test]
 fn default_specs_and_narrower_wishes_are_not_taken_for_privileged() {
     let mknod = json!({"allow": true, "type": "c", "access": "m"});
-    let all_then_none =
-        json!([{"allow": true, "access": "rwm"}, {"allow": false, "access": "rwm"}]);
+    let all_then_none = json!([{"allow": true, "access": "rwm"}, {"allow": false, "access": "rwm"}]);
     for spec in [
         bend(CTR, &[]),
         bend(CRI_SANDBOX, &[]),
         container(&[]),
-        container(&[(
-            "/process/capabilities/bounding",
-            json!(["CAP_SYS_ADMIN", "CAP_SYS_MODULE"]),
-        )]),
+        container(&[("/process/capabilities/bounding", json!(["CAP_SYS_ADMIN", "CAP_SYS_MODULE"]))]),
         container(&[("/linux/resources/devices/-", mknod)]),
-        container(&[(
-            "/linux/resources/devices/-",
-            json!({"allow": true, "type": "c", "major": 195, "access": "rw"}),
-        )]),
+        container(&[("/linux/resources/devices/-", json!({"allow": true, "type": "c", "major": 195, "access": "rw"}))]),
         container(&[("/linux/resources/devices", all_then_none)]),
         container(&[("/linux/maskedPaths", json!(null))]),
         container(&[("/mounts/4/options", json!(["rw"]))]),
@@ -298,31 +215,16 @@ fn default_specs_and_narrower_wishes_are_not_taken_for_privileged() {
 fn an_exec_meets_the_same_floor() {
     let spec = container(&[]);
     let floor = hardened(spec.clone()).floor();
-    let process = exec_of(
-        &spec,
-        &[
-            ("/capabilities", every_capability()),
-            ("/noNewPrivileges", json!(false)),
-        ],
-    );
+    let process = exec_of(&spec, &[("/capabilities", every_capability()), ("/noNewPrivileges", json!(false))]);
     let exec = admit_exec(process, &floor).unwrap();
     assert_eq!(rules(exec.changes()), ["capabilities", "no-new-privileges"]);
     assert_eq!(exec.process().no_new_privileges(), Some(true));
-    let empty =
-        json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []});
+    let empty = json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []});
     assert_eq!(json(exec.process().capabilities()), empty);
 
     let root = admit_exec(exec_of(&spec, &[("/user/uid", json!(0))]), &floor).unwrap_err();
-    assert!(
-        root.to_string()
-            .starts_with("curb refuses run-as-root: container runs as uid 0;"),
-        "{root}"
-    );
-    for broken in [
-        ("/args", json!([])),
-        ("/env", json!(["A=\0"])),
-        ("/cwd", json!("x")),
-    ] {
+    assert!(root.to_string().starts_with("curb refuses run-as-root: container runs as uid 0;"), "{root}");
+    for broken in [("/args", json!([])), ("/env", json!(["A=\0"])), ("/cwd", json!("x"))] {
         assert!(admit_exec(exec_of(&spec, &[broken]), &floor).is_err());
     }
     let sandbox = hardened(bend(CRI_SANDBOX, &[])).floor();

@@ -22,8 +22,7 @@ fn limits(asked: Value) -> Value {
 }
 
 fn update(asked: Value) -> (Value, Vec<Change>) {
-    let (now, changes) =
-        harden_update(resources(asked), &hardened(container(&[])).floor()).unwrap();
+    let (now, changes) = harden_update(resources(asked), &hardened(container(&[])).floor()).unwrap();
     (json(&now), changes)
 }
 
@@ -36,29 +35,17 @@ fn a_default_cri_container_is_brought_to_the_floor() {
     let now = json(hardened.spec());
     assert_eq!(now["root"], json!({"path": "rootfs", "readonly": true}));
     assert_eq!(now["process"]["noNewPrivileges"], json!(true));
-    let empty =
-        json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []});
+    let empty = json!({"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []});
     assert_eq!(now["process"]["capabilities"], empty);
-    assert!(
-        now["linux"]["maskedPaths"]
-            .as_array()
-            .unwrap()
-            .contains(&json!("/proc/interrupts"))
-    );
+    assert!(now["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/proc/interrupts")));
     assert_eq!(now["linux"]["resources"]["cpu"]["shares"], json!(2));
-    assert_eq!(
-        now["linux"]["resources"]["unified"],
-        json!({"memory.min": "0"})
-    );
+    assert_eq!(now["linux"]["resources"]["unified"], json!({"memory.min": "0"}));
     let given = |path: &str| {
         json!({"destination": path, "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "nodev", "mode=0755", "size=67108864", "uid=1000", "gid=1000"]})
     };
     let mounts = now["mounts"].as_array().unwrap();
-    assert_eq!(
-        mounts[mounts.len() - 2..],
-        [given("/agent/runtime"), given("/agent/logs")]
-    );
+    assert_eq!(mounts[mounts.len() - 2..], [given("/agent/runtime"), given("/agent/logs")]);
     let expected = [
         "read-only-root",
         "capabilities",
@@ -71,14 +58,8 @@ fn a_default_cri_container_is_brought_to_the_floor() {
     ];
     assert_eq!(rules(hardened.changes()), expected);
     assert!(hardened.denials().is_empty());
-    assert_eq!(
-        json(&hardened.changes()[0]),
-        json!({"rule": "read-only-root", "what": "root.readonly: false → true"})
-    );
-    assert_eq!(
-        hardened.changes()[4].what(),
-        "linux.resources.memory.limit: none → 512Mi"
-    );
+    assert_eq!(json(&hardened.changes()[0]), json!({"rule": "read-only-root", "what": "root.readonly: false → true"}));
+    assert_eq!(hardened.changes()[4].what(), "linux.resources.memory.limit: none → 512Mi");
 }
 
 #[test]
@@ -95,16 +76,7 @@ fn hardening_twice_changes_nothing_more() {
 fn a_sandbox_gets_limits_but_no_agent_directories() {
     let hardened = hardened(bend(CRI_SANDBOX, &[]));
     assert_eq!(hardened.role(), Role::Sandbox);
-    assert_eq!(
-        rules(hardened.changes()),
-        [
-            "capabilities",
-            "masked-paths",
-            "memory-limit",
-            "cpu-limit",
-            "pids-limit"
-        ]
-    );
+    assert_eq!(rules(hardened.changes()), ["capabilities", "masked-paths", "memory-limit", "cpu-limit", "pids-limit"]);
 }
 
 #[test]
@@ -117,16 +89,8 @@ fn binding_a_low_port_stays_only_when_it_is_all_that_is_asked_for() {
 
     let more = json!({"bounding": ["CAP_NET_BIND_SERVICE"], "ambient": ["CAP_SYS_PTRACE"]});
     let hardened = hardened(container(&[("/process/capabilities", more)]));
-    assert!(
-        json(hardened.spec())["process"]["capabilities"]["bounding"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(
-        hardened.changes()[1].what(),
-        "capabilities: NET_BIND_SERVICE SYS_PTRACE → none"
-    );
+    assert!(json(hardened.spec())["process"]["capabilities"]["bounding"].as_array().unwrap().is_empty());
+    assert_eq!(hardened.changes()[1].what(), "capabilities: NET_BIND_SERVICE SYS_PTRACE → none");
 }
 
 #[test]
@@ -140,13 +104,8 @@ fn agent_directories_are_given_only_where_the_pod_mounts_nothing() {
     let given = |destination: &str| -> Vec<String> {
         let mount = json!({"destination": destination, "type": "bind", "source": "/x", "options": ["rbind"]});
         let hardened = hardened(container(&[("/mounts/-", mount)]));
-        let of_floor = hardened
-            .changes()
-            .iter()
-            .filter(|c| c.rule() == "agent-directories");
-        of_floor
-            .map(|c| c.what().split(':').next().unwrap().to_owned())
-            .collect()
+        let of_floor = hardened.changes().iter().filter(|c| c.rule() == "agent-directories");
+        of_floor.map(|c| c.what().split(':').next().unwrap().to_owned()).collect()
     };
     assert_eq!(given("/agent/logs"), ["/agent/runtime"]);
     assert_eq!(given("/agent/runtime/cache"), ["/agent/logs"]);
@@ -165,14 +124,8 @@ fn devices_are_denied_before_any_is_allowed() {
     for (asked, expected) in [
         (json!(null), json!([deny])),
         (json!([allow]), json!([deny, allow])),
-        (
-            json!([{"allow": false, "access": "rw"}]),
-            json!([deny, {"allow": false, "access": "rw"}]),
-        ),
-        (
-            json!([{"allow": false, "access": "rwm"}, allow]),
-            json!([{"allow": false, "access": "rwm"}, allow]),
-        ),
+        (json!([{"allow": false, "access": "rw"}]), json!([deny, {"allow": false, "access": "rw"}])),
+        (json!([{"allow": false, "access": "rwm"}, allow]), json!([{"allow": false, "access": "rwm"}, allow])),
     ] {
         let now = json(hardened(container(&[("/linux/resources/devices", asked)])).spec());
         assert_eq!(now["linux"]["resources"]["devices"], expected);
@@ -183,25 +136,18 @@ fn devices_are_denied_before_any_is_allowed() {
 fn limits_are_given_when_absent_and_clamped_when_above_the_maximum() {
     let default = json!([100_000, 100_000, 512 * MIB, 512 * MIB, 512]);
     assert_eq!(limits(json!({})), default);
-    let unlimited =
-        json!({"cpu": {"quota": -1}, "memory": {"limit": -1, "swap": -1}, "pids": {"limit": -1}});
+    let unlimited = json!({"cpu": {"quota": -1}, "memory": {"limit": -1, "swap": -1}, "pids": {"limit": -1}});
     assert_eq!(limits(unlimited), default);
-    let zero =
-        json!({"cpu": {"quota": 0, "period": 0}, "memory": {"limit": 0}, "pids": {"limit": 0}});
+    let zero = json!({"cpu": {"quota": 0, "period": 0}, "memory": {"limit": 0}, "pids": {"limit": 0}});
     assert_eq!(limits(zero), default);
     let less = json!({"cpu": {"quota": 5000, "period": 50_000}, "memory": {"limit": MIB, "swap": 2 * MIB}, "pids": {"limit": 9}});
     assert_eq!(limits(less), json!([5000, 50_000, MIB, MIB, 9]));
-    let more = json!({"cpu": {"quota": 150_000, "period": 50_000}, "memory": {"limit": 5 * GIB}, "pids": {"limit": 4096}});
-    assert_eq!(
-        limits(more),
-        json!([100_000, 50_000, 4 * GIB, 4 * GIB, 1024])
-    );
+    let more =
+        json!({"cpu": {"quota": 150_000, "period": 50_000}, "memory": {"limit": 5 * GIB}, "pids": {"limit": 4096}});
+    assert_eq!(limits(more), json!([100_000, 50_000, 4 * GIB, 4 * GIB, 1024]));
     let most = json!({"cpu": {"quota": i64::MAX, "period": u64::MAX}, "memory": {"limit": i64::MAX}, "pids": {"limit": i64::MAX}});
     let now = limits(most);
-    assert_eq!(
-        (&now[2], &now[3], &now[4]),
-        (&json!(4 * GIB), &json!(4 * GIB), &json!(1024))
-    );
+    assert_eq!((&now[2], &now[3], &now[4]), (&json!(4 * GIB), &json!(4 * GIB), &json!(1024)));
     // A default in a period so short that the kernel would not take the quota.
     let now = limits(json!({"cpu": {"period": 500}}));
     assert_eq!((&now[0], &now[1]), (&json!(100_000), &json!(100_000)));
@@ -210,45 +156,28 @@ fn limits_are_given_when_absent_and_clamped_when_above_the_maximum() {
 #[test]
 fn the_unified_map_cannot_lift_a_limit() {
     let lift = json!({"memory.max": "max", "memory.swap.max": "max", "cpu.max": "max 100000", "pids.max": "max", "memory.high": "5"});
-    assert_eq!(
-        limits(json!({"unified": lift})),
-        json!([100_000, 100_000, 512 * MIB, 512 * MIB, 512])
-    );
+    assert_eq!(limits(json!({"unified": lift})), json!([100_000, 100_000, 512 * MIB, 512 * MIB, 512]));
     let lower = json!({"memory.max": "4096", "cpu.max": "20000", "pids.max": "3"});
     let typed = json!({"unified": lower, "memory": {"limit": MIB}, "cpu": {"quota": 100_000}, "pids": {"limit": 7}});
     assert_eq!(limits(typed), json!([20_000, 100_000, 4096, 4096, 3]));
-    let spec = container(&[(
-        "/linux/resources/unified",
-        json!({"pids.max": "max", "memory.high": "5"}),
-    )]);
-    assert_eq!(
-        json(hardened(spec).spec())["linux"]["resources"]["unified"],
-        json!({"memory.high": "5"})
-    );
+    let spec = container(&[("/linux/resources/unified", json!({"pids.max": "max", "memory.high": "5"}))]);
+    assert_eq!(json(hardened(spec).spec())["linux"]["resources"]["unified"], json!({"memory.high": "5"}));
 }
 
 #[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
-    let facts = Facts {
-        host_namespaces_joined: Vec::new(),
-        swap_limit: false,
-    };
-    let spec = container(&[(
-        "/linux/resources/memory",
-        json!({"limit": MIB, "swap": MIB}),
-    )]);
+    let facts = Facts { host_namespaces_joined: Vec::new(), swap_limit: false };
+    let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
     let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
-    assert_eq!(
-        json(hardened.spec())["linux"]["resources"]["memory"],
-        json!({"limit": MIB})
-    );
+    assert_eq!(json(hardened.spec())["linux"]["resources"]["memory"], json!({"limit": MIB}));
 }
 
 #[test]
 fn saved_up_cpu_time_counts_against_the_maximum() {
     let burst = |quota: i64| {
         let asked = json!({"quota": quota, "period": 100_000, "burst": 90_000});
-        json(hardened(container(&[("/linux/resources/cpu", asked)])).spec())["linux"]["resources"]["cpu"]["burst"].clone()
+        json(hardened(container(&[("/linux/resources/cpu", asked)])).spec())["linux"]["resources"]["cpu"]["burst"]
+            .clone()
     };
     assert_eq!(burst(50_000), json!(50_000));
     assert_eq!(burst(150_000), json!(50_000));
@@ -258,45 +187,26 @@ fn saved_up_cpu_time_counts_against_the_maximum() {
 #[test]
 fn an_update_is_clamped_and_what_it_leaves_out_stays_out() {
     assert_eq!(update(json!({})), (json!({}), Vec::new()));
-    assert_eq!(
-        update(json!({"cpu": {"shares": 5}})),
-        (json!({"cpu": {"shares": 5}}), Vec::new())
-    );
-    let (now, _) =
-        update(json!({"cpu": {"quota": -1}, "memory": {"limit": -1}, "pids": {"limit": -1}}));
+    assert_eq!(update(json!({"cpu": {"shares": 5}})), (json!({"cpu": {"shares": 5}}), Vec::new()));
+    let (now, _) = update(json!({"cpu": {"quota": -1}, "memory": {"limit": -1}, "pids": {"limit": -1}}));
     let max = json!({"cpu": {"quota": 200_000, "period": 100_000}, "memory": {"limit": 4 * GIB, "swap": 4 * GIB}, "pids": {"limit": 1024}});
     assert_eq!(now, max);
     assert_eq!(update(max.clone()).0, max);
     // Zero asks for no change; a swap limit or a period alone could only raise what is in force.
-    assert_eq!(
-        update(json!({"memory": {"limit": 0, "swap": GIB}})).0,
-        json!({"memory": {}})
-    );
+    assert_eq!(update(json!({"memory": {"limit": 0, "swap": GIB}})).0, json!({"memory": {}}));
     let (now, changes) = update(json!({"cpu": {"quota": 0, "period": 1000, "shares": 2}}));
     assert_eq!(now, json!({"cpu": {"shares": 2}}));
     assert_eq!(rules(&changes), ["cpu-limit"]);
-    assert_eq!(
-        update(json!({"devices": [{"allow": true, "access": "rwm"}]})).0,
-        json!({})
-    );
-    assert_eq!(
-        update(json!({"unified": {"memory.max": "max"}})).0,
-        json!({})
-    );
+    assert_eq!(update(json!({"devices": [{"allow": true, "access": "rwm"}]})).0, json!({}));
+    assert_eq!(update(json!({"unified": {"memory.max": "max"}})).0, json!({}));
 }
 
 #[test]
 fn an_update_with_a_path_for_a_key_is_refused_in_either_mode() {
     for settings in [Settings::default(), audit()] {
-        let floor = admit(container(&[]), &facts(), &settings)
-            .unwrap()
-            .harden()
-            .floor();
+        let floor = admit(container(&[]), &facts(), &settings).unwrap().harden().floor();
         for key in ["a/b", "..", "", "."] {
-            assert!(
-                harden_update(resources(json!({"unified": {key: "1"}})), &floor).is_err(),
-                "{key}"
-            );
+            assert!(harden_update(resources(json!({"unified": {key: "1"}})), &floor).is_err(), "{key}");
         }
     }
 }
@@ -311,21 +221,10 @@ fn audit_records_everything_and_changes_nothing() {
     ]);
     let before = serde_json::to_string(&json(&spec)).unwrap();
     let hardened = admit(spec.clone(), &facts(), &audit()).unwrap().harden();
-    assert_eq!(
-        serde_json::to_string(&json(hardened.spec())).unwrap(),
-        before
-    );
+    assert_eq!(serde_json::to_string(&json(hardened.spec())).unwrap(), before);
     assert_eq!(hardened.mode(), Mode::Audit);
     let found: Vec<_> = hardened.denials().iter().map(Denial::rule).collect();
-    assert_eq!(
-        found,
-        [
-            "run-as-root",
-            "host-namespaces",
-            "privileged",
-            "start-container-hooks"
-        ]
-    );
+    assert_eq!(found, ["run-as-root", "host-namespaces", "privileged", "start-container-hooks"]);
     assert!(rules(hardened.changes()).contains(&"capabilities"));
 
     let process = exec_of(&spec, &[]);

@@ -8,17 +8,10 @@ use super::*;
 /// Every place in a JSON value, as pointers.
 fn places(value: &Value, at: String, found: &mut Vec<String>) {
     match value {
-        Value::Object(map) => map.iter().for_each(|(k, v)| {
-            places(
-                v,
-                format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")),
-                found,
-            )
-        }),
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .for_each(|(i, v)| places(v, format!("{at}/{i}"), found)),
+        Value::Object(map) => {
+            map.iter().for_each(|(k, v)| places(v, format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), found))
+        }
+        Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| places(v, format!("{at}/{i}"), found)),
         _ => {}
     }
     found.push(at);
@@ -76,12 +69,7 @@ fn limit() -> impl Strategy<Value = Value> {
     let number = move || prop::option::of(select(numbers.clone()));
     (number(), number(), number(), number()).prop_map(|(limit, period, swap, burst)| {
         let mut value = json!({});
-        for (key, n) in [
-            ("limit", limit),
-            ("quota", limit),
-            ("swap", swap),
-            ("reservation", burst),
-        ] {
+        for (key, n) in [("limit", limit), ("quota", limit), ("swap", swap), ("reservation", burst)] {
             if let Some(n) = n {
                 value[key] = json!(n);
             }
@@ -113,19 +101,14 @@ fn mutated() -> impl Strategy<Value = Spec> {
         "/process/capabilities/ambient",
         "/hooks",
     ]);
-    let edit = (
-        any::<Index>(),
-        prop::option::weighted(0.5, optional),
-        junk(),
-    );
+    let edit = (any::<Index>(), prop::option::weighted(0.5, optional), junk());
     let edits = prop::collection::vec(edit, 1..10);
     (fixture, edits).prop_map(|(fixture, edits)| {
         let mut spec: Value = serde_json::from_str(fixture).unwrap();
         for (index, optional, value) in edits {
             let mut found = Vec::new();
             places(&spec, String::new(), &mut found);
-            let pointer =
-                optional.map_or_else(|| found[index.index(found.len())].clone(), str::to_owned);
+            let pointer = optional.map_or_else(|| found[index.index(found.len())].clone(), str::to_owned);
             let before = spec.clone();
             if let Some((parent, key)) = pointer.rsplit_once('/')
                 && let Some(Value::Object(map)) = spec.pointer_mut(parent)
@@ -153,22 +136,13 @@ fn assert_floor(spec: &Spec) {
     for cap in caps.values().flat_map(|list| list.as_array().unwrap()) {
         assert_eq!(cap, &json!("CAP_NET_BIND_SERVICE"));
     }
-    for (field, floor) in [
-        ("maskedPaths", &floor::MASKED[..]),
-        ("readonlyPaths", &floor::READ_ONLY[..]),
-    ] {
+    for (field, floor) in [("maskedPaths", &floor::MASKED[..]), ("readonlyPaths", &floor::READ_ONLY[..])] {
         let paths = now["linux"][field].as_array().unwrap();
-        assert!(
-            floor.iter().all(|p| paths.contains(&json!(p))),
-            "{field} {paths:?}"
-        );
+        assert!(floor.iter().all(|p| paths.contains(&json!(p))), "{field} {paths:?}");
     }
     let resources = &now["linux"]["resources"];
     let at = |pointer: &str| {
-        resources
-            .pointer(pointer)
-            .and_then(Value::as_i64)
-            .unwrap_or_else(|| panic!("{pointer} {resources}"))
+        resources.pointer(pointer).and_then(Value::as_i64).unwrap_or_else(|| panic!("{pointer} {resources}"))
     };
     assert!((1..=max.memory as i64).contains(&at("/memory/limit")));
     assert_eq!(at("/memory/swap"), at("/memory/limit"));
@@ -177,30 +151,14 @@ fn assert_floor(spec: &Spec) {
         i128::from(quota) * 1000
             <= i128::from(max.cpu_millis) * i128::from(resources["cpu"]["period"].as_u64().unwrap())
     };
-    assert!(
-        at("/cpu/quota") > 0 && share(at("/cpu/quota")),
-        "{resources}"
-    );
-    assert!(
-        share(at("/cpu/quota") + resources["cpu"]["burst"].as_i64().unwrap_or(0)),
-        "{resources}"
-    );
-    for key in [
-        "memory.max",
-        "memory.swap.max",
-        "cpu.max",
-        "cpu.max.burst",
-        "pids.max",
-    ] {
+    assert!(at("/cpu/quota") > 0 && share(at("/cpu/quota")), "{resources}");
+    assert!(share(at("/cpu/quota") + resources["cpu"]["burst"].as_i64().unwrap_or(0)), "{resources}");
+    for key in ["memory.max", "memory.swap.max", "cpu.max", "cpu.max.burst", "pids.max"] {
         assert!(resources["unified"].get(key).is_none());
     }
     assert_eq!(resources["devices"][0]["allow"], json!(false));
     let uid = &now["process"]["user"]["uid"];
-    let user_namespace = now["linux"]["namespaces"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .any(|n| n["type"] == "user");
+    let user_namespace = now["linux"]["namespaces"].as_array().unwrap().iter().any(|n| n["type"] == "user");
     assert!(*uid != json!(0) || user_namespace || Role::of(spec) == Role::Sandbox);
 }
 

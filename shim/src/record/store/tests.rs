@@ -15,45 +15,24 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn mode(path: &Path) -> u32 {
-    std::fs::symlink_metadata(path)
-        .unwrap()
-        .permissions()
-        .mode()
-        & 0o7777
+    std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
 #[test]
 fn names_that_could_leave_the_directory_are_refused() {
     for good in ["a", "k8s.io", "moby", "a-b_c.d", &"0".repeat(76)] {
-        assert!(
-            validate_id(good).is_ok() && validate_namespace(good).is_ok(),
-            "{good}"
-        );
+        assert!(validate_id(good).is_ok() && validate_namespace(good).is_ok(), "{good}");
     }
     let long = "0".repeat(77);
-    let hostile = [
-        "", ".", "..", "../x", "a/b", "/etc", "a..b", ".a", "a.", "-a", "a-", "a\0", "a\n", "a b",
-        "a~b", "é", &long,
-    ];
+    let hostile =
+        ["", ".", "..", "../x", "a/b", "/etc", "a..b", ".a", "a.", "-a", "a-", "a\0", "a\n", "a b", "a~b", "é", &long];
     for bad in hostile {
-        assert!(
-            matches!(record_path("k8s.io", bad), Err(Error::Identifier { .. })),
-            "{bad:?}"
-        );
-        assert!(
-            matches!(container_dir(bad, "a"), Err(Error::Identifier { .. })),
-            "{bad:?}"
-        );
+        assert!(matches!(record_path("k8s.io", bad), Err(Error::Identifier { .. })), "{bad:?}");
+        assert!(matches!(container_dir(bad, "a"), Err(Error::Identifier { .. })), "{bad:?}");
     }
     assert!(validate_id("a.json").is_err() && validate_namespace("reporter.sock").is_err());
-    assert_eq!(
-        record_path("k8s.io", "a").unwrap(),
-        Path::new("/run/curb/k8s.io/a.json")
-    );
-    assert_eq!(
-        container_dir("k8s.io", "a").unwrap(),
-        Path::new("/run/curb/k8s.io/a")
-    );
+    assert_eq!(record_path("k8s.io", "a").unwrap(), Path::new("/run/curb/k8s.io/a.json"));
+    assert_eq!(container_dir("k8s.io", "a").unwrap(), Path::new("/run/curb/k8s.io/a"));
 }
 
 #[test]
@@ -66,10 +45,7 @@ fn a_written_record_is_read_back_and_closed_to_others() {
     assert_eq!(mode(&store.root().join("k8s.io/a.json")), 0o640);
     let path = store.create_container_dir("k8s.io", "a").unwrap();
     assert_eq!(mode(&path), 0o700);
-    assert!(
-        store.create_container_dir("k8s.io", "a").is_err(),
-        "a leftover directory was inherited"
-    );
+    assert!(store.create_container_dir("k8s.io", "a").is_err(), "a leftover directory was inherited");
 }
 
 #[test]
@@ -85,8 +61,7 @@ fn a_reader_never_sees_part_of_a_record() {
                 scope.spawn(|| {
                     let mut lengths = std::collections::BTreeSet::new();
                     while !stop.load(Ordering::Relaxed) {
-                        lengths
-                            .insert(store.read("k8s.io", "a").unwrap().identity.image_name.len());
+                        lengths.insert(store.read("k8s.io", "a").unwrap().identity.image_name.len());
                     }
                     lengths
                 })
@@ -99,15 +74,10 @@ fn a_reader_never_sees_part_of_a_record() {
         stop.store(true, Ordering::Relaxed);
         for reader in readers {
             let lengths = reader.join().unwrap();
-            assert!(
-                lengths.iter().all(|length| [10, 60_000].contains(length)),
-                "{lengths:?}"
-            );
+            assert!(lengths.iter().all(|length| [10, 60_000].contains(length)), "{lengths:?}");
         }
     });
-    let left: Vec<_> = std::fs::read_dir(store.root().join("k8s.io"))
-        .unwrap()
-        .collect();
+    let left: Vec<_> = std::fs::read_dir(store.root().join("k8s.io")).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
@@ -124,10 +94,7 @@ fn a_link_is_neither_read_nor_written_through() {
     changed.pid = Some(7);
     store.write(&changed).unwrap();
     assert_eq!(store.read("k8s.io", "b").unwrap().pid, Some(7));
-    assert_eq!(
-        serde_json::from_slice::<Record>(&std::fs::read(&outside).unwrap()).unwrap(),
-        record("b")
-    );
+    assert_eq!(serde_json::from_slice::<Record>(&std::fs::read(&outside).unwrap()).unwrap(), record("b"));
 
     symlink(dir.path(), store.root().join("linked")).unwrap();
     let mut elsewhere = record("c");
@@ -141,14 +108,8 @@ fn a_directory_that_others_may_write_is_not_trusted() {
     let (_dir, store) = store();
     store.write(&record("a")).unwrap();
     std::fs::set_permissions(store.root(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(
-        store.write(&record("a")),
-        Err(Error::Untrusted(_))
-    ));
-    assert!(matches!(
-        store.read("k8s.io", "a"),
-        Err(Error::Untrusted(_))
-    ));
+    assert!(matches!(store.write(&record("a")), Err(Error::Untrusted(_))));
+    assert!(matches!(store.read("k8s.io", "a"), Err(Error::Untrusted(_))));
     assert!(matches!(store.list(), Err(Error::Untrusted(_))));
 }
 
@@ -161,11 +122,7 @@ fn a_listing_counts_what_it_cannot_read_and_returns_the_rest_in_order() {
     }
     let base = store.root().join("k8s.io");
     std::fs::write(base.join("cut.json"), b"{\"version\":1,").unwrap();
-    std::fs::write(
-        base.join("other.json"),
-        serde_json::to_vec(&record("a")).unwrap(),
-    )
-    .unwrap();
+    std::fs::write(base.join("other.json"), serde_json::to_vec(&record("a")).unwrap()).unwrap();
     std::fs::write(base.join("large.json"), vec![b' '; MAX_RECORD as usize + 1]).unwrap();
     std::fs::create_dir(base.join("dir.json")).unwrap();
     fs::mkfifoat(CWD, base.join("fifo.json"), Mode::RUSR).unwrap();
@@ -178,21 +135,11 @@ fn a_listing_counts_what_it_cannot_read_and_returns_the_rest_in_order() {
     store.create_container_dir("k8s.io", "a").unwrap();
 
     let listing = store.list().unwrap();
-    let ids: Vec<_> = listing
-        .records
-        .iter()
-        .map(|record| record.id.as_str())
-        .collect();
+    let ids: Vec<_> = listing.records.iter().map(|record| record.id.as_str()).collect();
     assert_eq!(ids, ["a", "b", "c"]);
     assert_eq!(listing.unreadable.len(), 6, "{:?}", listing.unreadable);
-    assert!(matches!(
-        store.read("k8s.io", "other"),
-        Err(Error::Mismatch(_))
-    ));
-    assert!(matches!(
-        store.read("k8s.io", "later"),
-        Err(Error::Version { .. })
-    ));
+    assert!(matches!(store.read("k8s.io", "other"), Err(Error::Mismatch(_))));
+    assert!(matches!(store.read("k8s.io", "later"), Err(Error::Version { .. })));
     assert!(store.read("k8s.io", "gone").unwrap_err().is_not_found());
     assert!(store.read("gone", "a").unwrap_err().is_not_found());
 }
