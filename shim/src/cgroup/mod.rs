@@ -289,6 +289,18 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Its directory in each v1 hierarchy with a controller, and the controllers' names; none on v2.
+    pub fn hierarchies(&self) -> Vec<(Vec<String>, PathBuf)> {
+        if self.version == Version::V2 {
+            return Vec::new();
+        }
+        let own = |mount: &Mount| mount.point.join(self.path.trim_start_matches('/'));
+        self.joinable()
+            .filter(|mount| !mount.controllers.iter().any(|name| name.contains('=')))
+            .map(|mount| (mount.controllers.clone(), own(mount)))
+            .collect()
+    }
+
     /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
     /// All must be written; one that is missing means that the cgroup is gone.
     pub fn procs_files(&self) -> Vec<PathBuf> {

@@ -17,7 +17,7 @@ use super::executor::{self, InitExecutor, Payload};
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
 use super::protocol::{self, CreateRequest};
-use super::{fs, normalise, propagation};
+use super::{cgroupfs, fs, normalise, propagation};
 
 /// libcontainer's root in the container's directory.
 pub(super) const STATE_DIR: &str = "state";
@@ -26,7 +26,7 @@ const CONSOLE_SOCKET: &str = "console.sock";
 
 /// Carries out a create.
 pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Failure> {
-    let CreateRequest { common, rootfs, rootfs_mounts, spec } = request;
+    let CreateRequest { common, rootfs, rootfs_mounts, hierarchies, spec } = request;
     let dir = &common.dir;
     let Some(process) = spec.process().clone() else {
         return Err(Failure::because("read the spec", "it has no process"));
@@ -47,7 +47,11 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     crate::rootfs::mount_all(&rootfs_mounts, &rootfs).step("mount the root file system")?;
     let root = fs::open_root(&rootfs)?;
     fs::check_image(&root)?;
-    let normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
+    let mut normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
+    let sealed = match normalised.spec.mounts_mut() {
+        Some(mounts) => cgroupfs::expand(mounts, &hierarchies)?,
+        None => Vec::new(),
+    };
     fs::check_destinations(&root, &rootfs, normalised.spec.mounts().as_deref().unwrap_or_default())?;
     fs::make_cwd(&root, normalised.spec.mounts().as_deref().unwrap_or_default(), process.cwd())?;
     drop(root);
@@ -88,10 +92,11 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
         give_terminal(console, process.user().uid())?;
     }
     propagation::check_proc(&luggage.proc, pid, &masks)?;
-    if !normalised.propagation.is_empty() {
+    if !normalised.propagation.is_empty() || !sealed.is_empty() {
         // The last thing this process does but answer, so nobody minds that it is in the container's tree from here on.
         nix::sched::setns(&pidfd, CloneFlags::CLONE_NEWNS).step("enter the container's mount namespace")?;
         propagation::apply(&normalised.propagation)?;
+        propagation::seal(&sealed)?;
     }
     Ok(Made { pid, pidfd, console, filters: count, floor_digest, pod_digest })
 }

@@ -166,6 +166,7 @@ impl Payload {
         crate::sys::close_all_but(&[self.errors.as_raw_fd(), self.proc.as_raw_fd()])
             .map_err(|error| format!("close the descriptors: {error}"))?;
         self.check_cwd()?;
+        open_null_for_writing()?;
         let program = self.find()?;
         let mut env = self.env.clone();
         if lookup::variable(&env, "HOME").is_none_or(str::is_empty) {
@@ -247,6 +248,31 @@ impl Payload {
             .map_err(|error| format!("read /proc/self/status: {error}"))?;
         Status::parse(&text).ok_or_else(|| "cannot understand /proc/self/status".to_owned())
     }
+}
+
+/// Opens `/dev/null` anew where standard output or error is one that refuses writes: libcontainer replaces the node's
+/// device by the container's, for all three streams alike and read-only.
+fn open_null_for_writing() -> Result<(), String> {
+    let step = |errno| format!("open /dev/null for writing: {}", go_errno(errno));
+    for fd in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        let found = nix::sys::stat::fstat(fd).map_err(step)?;
+        let null = nix::sys::stat::makedev(1, 3);
+        let access = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL).map_err(step)? & libc::O_ACCMODE;
+        if found.st_mode & libc::S_IFMT != libc::S_IFCHR || found.st_rdev != null || access != libc::O_RDONLY {
+            continue;
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let writable = nix::fcntl::open("/dev/null", flags, Mode::empty()).map_err(step)?;
+        if nix::sys::stat::fstat(&writable).map_err(step)?.st_rdev != null {
+            return Err("open /dev/null for writing: it is not the null device".to_owned());
+        }
+        match fd.as_raw_fd() {
+            1 => nix::unistd::dup2_stdout(&writable),
+            _ => nix::unistd::dup2_stderr(&writable),
+        }
+        .map_err(step)?;
+    }
+    Ok(())
 }
 
 fn install(program: &Program, flags: u32, name: &str) -> Result<(), String> {

@@ -32,6 +32,7 @@ use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
 use crate::rootfs::Mount;
 
+mod cgroupfs;
 mod child;
 mod create;
 mod error;
@@ -75,6 +76,8 @@ pub struct Create {
     pub rootfs_mounts: Vec<Mount>,
     /// The hardened spec.
     pub spec: Spec,
+    /// The container's directory in each cgroup v1 hierarchy, with the hierarchy's names.
+    pub hierarchies: Vec<(Vec<String>, PathBuf)>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
     pub floor: bool,
     /// Standard input; `/dev/null` if `None`.
@@ -196,6 +199,7 @@ impl Launcher {
             common,
             rootfs: request.rootfs,
             rootfs_mounts: request.rootfs_mounts,
+            hierarchies: request.hierarchies,
             spec: request.spec,
         }));
         let launched = self.launch(Verb::Create, message, streams, None, request.terminal).await?;

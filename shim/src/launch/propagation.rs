@@ -1,7 +1,7 @@
 //! What is put right in a container's mounts between its create and its start, while init waits.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 
@@ -12,18 +12,33 @@ use super::normalise::Propagation;
 /// mount namespace and have its root.
 pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
     for wanted in propagation {
-        let step = || format!("set the propagation of the mount at {}", wanted.destination.display());
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let mount = openat2(CWD, &wanted.destination, flags, Mode::empty(), resolve).step(step())?;
-        let found = statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).step(step())?;
-        // A peer that shares a volume could have put a link in the way.
-        if !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            return Err(Failure::because(step(), "it is not a mount"));
-        }
-        crate::sys::mount_set_propagation(&mount, wanted.kind, wanted.recursive).step(step())?;
+        let step = format!("set the propagation of the mount at {}", wanted.destination.display());
+        let mount = open_mount(&wanted.destination, &step)?;
+        crate::sys::mount_set_propagation(&mount, wanted.kind, wanted.recursive).step(step)?;
     }
     Ok(())
+}
+
+/// Makes the mounts at `destinations` read-only, from the same place as [`apply`].
+pub(super) fn seal(destinations: &[PathBuf]) -> Result<(), Failure> {
+    for destination in destinations {
+        let step = format!("make the mount at {} read-only", destination.display());
+        let mount = open_mount(destination, &step)?;
+        crate::sys::mount_set_read_only(&mount).step(step)?;
+    }
+    Ok(())
+}
+
+fn open_mount(destination: &Path, step: &str) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mount = openat2(CWD, destination, flags, Mode::empty(), resolve).step(step)?;
+    let found = statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).step(step)?;
+    // A peer that shares a volume could have put a link in the way.
+    if !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Failure::because(step, "it is not a mount"));
+    }
+    Ok(mount)
 }
 
 /// Refuses a container in which anything but the runtime's own masks lies on `/proc`, whatever way a mount was led

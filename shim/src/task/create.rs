@@ -16,7 +16,7 @@ use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use super::report::Report;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Version};
 use crate::error::{TaskError, chain};
 use crate::launch;
 use crate::leftovers;
@@ -98,6 +98,12 @@ impl Pod {
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
         let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
+        if cgroup.version() == Version::V2 {
+            // Without a device program of ours every device node in an image would be open to the container.
+            return Err(TaskError::FailedPrecondition(
+                "cgroup v2 is not supported by this version of curb: device rules could not be enforced".to_owned(),
+            ));
+        }
         // What is in it is killed with the container, so it must be the container's alone.
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
@@ -152,6 +158,7 @@ impl Pod {
                 rootfs: rootfs.clone(),
                 rootfs_mounts: request.rootfs.iter().map(mount).collect(),
                 spec: hardened.spec().clone(),
+                hierarchies: cgroup.hierarchies(),
                 floor: hardened.mode() == policy::Mode::Enforce,
                 stdin: ends.stdin,
                 stdout: ends.stdout,

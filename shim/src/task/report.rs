@@ -13,6 +13,9 @@ use crate::record::{self, Change, Denial, Exit, Identity, KernelView, Limits, Mo
 /// `CAP_NET_BIND_SERVICE`, the one capability a pod may keep (capabilities(7)).
 const NET_BIND_SERVICE: u64 = 1 << 10;
 
+/// `SECCOMP_MODE_DEAD`: a filter killed the process.
+const SECCOMP_DEAD: u32 = 3;
+
 /// `SECCOMP_MODE_FILTER` as `/proc/<pid>/status` shows it (proc_pid_status(5)).
 const SECCOMP_FILTER: u32 = 2;
 
@@ -120,7 +123,7 @@ pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> R
     if !view.no_new_privs {
         return Err("NoNewPrivs is 0".to_owned());
     }
-    if view.seccomp != SECCOMP_FILTER {
+    if !matches!(view.seccomp, SECCOMP_FILTER | SECCOMP_DEAD) {
         return Err(format!("Seccomp is {}", view.seccomp));
     }
     // Kernels before 5.9 do not count the filters.

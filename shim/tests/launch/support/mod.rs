@@ -114,6 +114,7 @@ impl Bundle {
             dir: self.private(),
             rootfs: self.rootfs(),
             rootfs_mounts: Vec::new(),
+            hierarchies: Vec::new(),
             spec: serde_json::from_value(self.spec.clone()).expect("spec"),
             floor: true,
             stdin: None,
