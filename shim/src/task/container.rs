@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerd_shim_protos::events::task::{TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
-use oci_spec::runtime::{LinuxResources, LinuxSeccomp};
+use oci_spec::runtime::LinuxResources;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::timeout;
 
@@ -42,8 +42,6 @@ pub struct Container {
     pub rootfs: PathBuf,
     /// The floor it was admitted under.
     pub floor: ContainerFloor,
-    /// The pod's own seccomp profile, for execs.
-    pub seccomp: Option<LinuxSeccomp>,
     /// How many seccomp filters each of its processes carries at least.
     pub filters: u32,
     /// Its cgroup.

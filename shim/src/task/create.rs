@@ -16,6 +16,7 @@ use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use super::report::Report;
+use super::seccomp;
 use crate::cgroup::{Cgroup, Version};
 use crate::error::{TaskError, chain};
 use crate::launch;
@@ -44,6 +45,7 @@ impl Pod {
         }
         let promise = self.reserve(&request.id)?;
         let created = self.build(&request).await;
+        crate::sys::release_free_memory();
         let container = match created {
             Ok(container) => container,
             Err(error) => {
@@ -192,6 +194,8 @@ impl Pod {
             };
             let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
             report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
+            seccomp::keep(&dir, hardened.spec())
+                .map_err(|error| TaskError::failed("keep the seccomp profile", &error))?;
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             Ok(oom)
         };
@@ -210,7 +214,6 @@ impl Pod {
             dir,
             rootfs,
             floor: hardened.floor(),
-            seccomp: hardened.spec().linux().as_ref().and_then(|linux| linux.seccomp().clone()),
             cgroup,
             filters: created.filter_count,
             options,

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::container::Container;
 use super::pod::Pod;
 use super::process::{Process, Status};
+use super::seccomp;
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::policy::HardenedProcess;
@@ -181,13 +182,15 @@ impl Container {
             stdio::open(endpoints, &context).await.map_err(|error| TaskError::failed("connect the process", &error))?;
         let stdio = Arc::new(stdio);
         exec.process.set_stdio(Arc::clone(&stdio));
+        let seccomp =
+            seccomp::kept(&self.dir).map_err(|error| TaskError::failed("read the seccomp profile", &error))?;
         let launching = pod.children.launching().await;
         let request = crate::launch::Exec {
             id: self.id.clone(),
             dir: self.dir.clone(),
             init,
             process: exec.spec.process().clone(),
-            seccomp: self.seccomp.clone(),
+            seccomp,
             cgroup_procs: self.cgroup.procs_files(),
             floor: self.floor.mode() == crate::policy::Mode::Enforce,
             stdin: ends.stdin,
@@ -201,6 +204,7 @@ impl Container {
         }
         drop(launching);
         pod.children.sweep();
+        crate::sys::release_free_memory();
         let started = launched.map_err(|error| TaskError::Failed(chain(&error)))?;
         let pid = started.process.pid;
         let pidfd = Arc::new(started.process.pidfd);
