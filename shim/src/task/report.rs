@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn each_control_that_is_missing_is_named() {
-        let broken: [(&str, fn(&mut KernelView)); 8] = [
+        type Break = fn(&mut KernelView);
+        let broken: [(&str, Break); 8] = [
             ("NoNewPrivs", |view| view.no_new_privs = false),
             ("Seccomp is", |view| view.seccomp = 0),
             ("Seccomp_filters", |view| view.seccomp_filters = Some(1)),
