@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim_protos::protobuf::{MessageDyn, MessageField};
+use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::EventsClient;
@@ -44,15 +44,16 @@ impl Publisher {
     }
 
     /// Queues `event` under `topic`; the receiver resolves once containerd has it, or it was given up.
-    pub fn publish(&self, topic: &str, event: &dyn MessageDyn) -> oneshot::Receiver<()> {
-        let value = match event.write_to_bytes_dyn() {
+    pub fn publish<M: Message>(&self, topic: &str, event: &M) -> oneshot::Receiver<()> {
+        let value = match event.write_to_bytes() {
             Ok(value) => value,
             Err(error) => {
                 log::error!("encode event {topic}: {error}");
                 return self.push(None);
             }
         };
-        let any = Any { type_url: event.descriptor_dyn().full_name().to_owned(), value, ..Default::default() };
+        // By name and not by descriptor: reflection would build its tables of every event in each pod's daemon.
+        let any = Any { type_url: format!("containerd.events.{}", M::NAME), value, ..Default::default() };
         let envelope = Envelope {
             timestamp: MessageField::some(Timestamp::now()),
             namespace: self.namespace.clone(),
