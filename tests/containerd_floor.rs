@@ -269,6 +269,18 @@ async fn what_cannot_be_given_is_refused_in_one_sentence() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_sysctl_of_the_node_is_never_written() -> Result<()> {
+    let node = Node::start().await?;
+    let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    // The value the node has already: should the floor fail, the test still does no harm.
+    let sysctl = json!({"kernel.core_pattern": before.trim_end()});
+    let refused = node.task("sysctl", &["/probe", "sleep"]).set("/linux/sysctl", sysctl).create().await;
+    let refused = refused.expect_err("the sysctl was written");
+    assert!(refused.message().contains("curb refuses unsafe-sysctls"), "{refused}");
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn an_exec_gets_no_more_than_its_container() -> Result<()> {
     let node = Node::start().await?;
     let task = node.task("exec", &["/probe", "sleep"]).start().await?;
