@@ -132,6 +132,15 @@ rules! {
         cis: Some("5.6.3"),
         nist: Some("4.4.5"),
     }
+    REAL_TIME {
+        id: "real-time",
+        level: Level::Amend,
+        reason: "a real-time process runs before every other of the node, and no CPU quota counts its time; its disk requests likewise",
+        fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
     RUN_AS_ROOT {
         id: "run-as-root",
         level: Level::Refuse,

@@ -140,6 +140,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         ("/linux/readonlyPaths", json!([])),
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
+        ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
     ]);
     for change in hardened(bare).changes() {
         let rule = RULES.iter().find(|r| r.id == change.rule()).unwrap();
