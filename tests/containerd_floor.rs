@@ -281,6 +281,24 @@ async fn a_sysctl_of_the_node_is_never_written() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_container_that_joins_a_pod_cannot_pass_for_its_sandbox() -> Result<()> {
+    let node = Node::start().await?;
+    let first = node.task("first", &["/probe", "sleep"]).start().await?;
+    let claims = json!({
+        "io.containerd.runc.v2.group": first.id,
+        "io.kubernetes.cri.container-type": "sandbox"
+    });
+    let second = node.task("second", &["/probe", "sleep"]).set("/annotations", claims);
+    let refused = second.set("/process/user", json!({"uid": 0, "gid": 0})).create().await;
+    let refused = refused.expect_err("a container runs as root");
+    assert!(refused.message().contains("curb refuses run-as-root"), "{refused}");
+    first.kill("", nix::sys::signal::Signal::SIGKILL).await?;
+    first.wait("").await?;
+    first.delete().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn an_exec_gets_no_more_than_its_container() -> Result<()> {
     let node = Node::start().await?;
     let task = node.task("exec", &["/probe", "sleep"]).start().await?;

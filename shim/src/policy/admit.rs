@@ -30,7 +30,7 @@ pub struct Admitted {
 /// # Errors
 /// Every rule that the spec breaks and that cannot be amended; in audit mode only what no runtime could run.
 pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted, Denied> {
-    let role = Role::of(&spec);
+    let role = if facts.leads_pod { Role::of(&spec) } else { Role::Container };
     let root_allowed = role == Role::Sandbox || user_namespace_maps_root(&spec, facts);
     let broken = malformed(&spec);
     let denials = judge(&spec, facts, root_allowed);

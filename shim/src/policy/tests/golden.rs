@@ -160,7 +160,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
 
 #[test]
 fn a_namespace_joined_by_path_is_refused_when_it_is_the_nodes_own() {
-    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true };
+    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true, leads_pod: true };
     let denied = admit(container(&[]), &facts, &Settings::default()).unwrap_err();
     assert!(denied.to_string().contains("shares the node's network namespace;"), "{denied}");
     let sandbox = bend(CRI_SANDBOX, &[]);
@@ -186,10 +186,15 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
         ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])),
     ];
     assert!(refusal(container(&only_mappings)).contains("run-as-root"));
-    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true };
+    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true, leads_pod: true };
     assert!(admit(mapped(100_000, 0, 65536), &node, &Settings::default()).is_err());
 
-    assert!(judge(bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))])).is_ok());
+    let sandbox = bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))]);
+    assert!(judge(sandbox.clone()).is_ok());
+    // A container that joins a pod is none, whatever its annotations say.
+    let joins = Facts { leads_pod: false, ..facts() };
+    let refused = admit(sandbox, &joins, &Settings::default()).unwrap_err();
+    assert!(refused.to_string().contains("run-as-root"), "{refused}");
     let claimed =
         [("/annotations/io.kubernetes.cri.container-type", json!("Sandbox")), ("/process/user/uid", json!(0))];
     assert!(refusal(bend(CRI_SANDBOX, &claimed)).contains("run-as-root"));
