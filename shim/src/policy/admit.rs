@@ -123,7 +123,7 @@ fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
     Some(Denial::new(&HOST_NAMESPACES, found))
 }
 
-/// The first sysctl that is not of a namespace, if any. libcontainer writes whatever it is given.
+/// The first sysctl that is not of a namespace, if any. libcontainer refuses most of them too, after the root file system is mounted.
 fn unsafe_sysctl(linux: &Linux) -> Option<Denial> {
     let namespaced = |name: &str| {
         // Both separators lead to the same file.
