@@ -269,6 +269,36 @@ async fn what_cannot_be_given_is_refused_in_one_sentence() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_sysctl_of_the_node_is_never_written() -> Result<()> {
+    let node = Node::start().await?;
+    let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    // The value the node has already: should the floor fail, the test still does no harm.
+    let sysctl = json!({"kernel.core_pattern": before.trim_end()});
+    let refused = node.task("sysctl", &["/probe", "sleep"]).set("/linux/sysctl", sysctl).create().await;
+    let refused = refused.expect_err("the sysctl was written");
+    assert!(refused.message().contains("curb refuses unsafe-sysctls"), "{refused}");
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_container_that_joins_a_pod_cannot_pass_for_its_sandbox() -> Result<()> {
+    let node = Node::start().await?;
+    let first = node.task("first", &["/probe", "sleep"]).start().await?;
+    let claims = json!({
+        "io.containerd.runc.v2.group": first.id,
+        "io.kubernetes.cri.container-type": "sandbox"
+    });
+    let second = node.task("second", &["/probe", "sleep"]).set("/annotations", claims);
+    let refused = second.set("/process/user", json!({"uid": 0, "gid": 0})).create().await;
+    let refused = refused.expect_err("a container runs as root");
+    assert!(refused.message().contains("curb refuses run-as-root"), "{refused}");
+    first.kill("", nix::sys::signal::Signal::SIGKILL).await?;
+    first.wait("").await?;
+    first.delete().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn an_exec_gets_no_more_than_its_container() -> Result<()> {
     let node = Node::start().await?;
     let task = node.task("exec", &["/probe", "sleep"]).start().await?;

@@ -45,9 +45,10 @@ pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
     serde_json::from_slice(&text).map_err(SpecError::Malformed)
 }
 
-/// Looks at what `spec` names on the node.
-pub fn gather(spec: &Spec) -> Facts {
-    Facts { host_namespaces_joined: host_namespaces_joined(spec), swap_limit: crate::cgroup::swap_limit() }
+/// Looks at what `spec` names on the node; `leads_pod` is whether it is the spec of the container the pod is named
+/// after.
+pub fn gather(spec: &Spec, leads_pod: bool) -> Facts {
+    Facts { host_namespaces_joined: host_namespaces_joined(spec), swap_limit: crate::cgroup::swap_limit(), leads_pod }
 }
 
 /// The namespaces `spec` joins by path that are the node's own, or may be.

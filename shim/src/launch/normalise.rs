@@ -137,6 +137,14 @@ fn check_linux(spec: &Spec) -> Result<(), Unsupported> {
     if linux.personality().is_some() {
         return unsupported("linux.personality is");
     }
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        // It would move the node's own network interfaces into the container.
+        return unsupported("linux.netDevices is");
+    }
+    if linux.intel_rdt().is_some() {
+        // A class is one of a few the node has, and nobody would remove it.
+        return unsupported("linux.intelRdt is");
+    }
     check_seccomp(linux.seccomp().as_ref())?;
     let unified = linux.resources().as_ref().and_then(|resources| resources.unified().as_ref());
     if let Some(key) = unified.into_iter().flatten().map(|(key, _)| key).find(|key| key.contains('/') || *key == "..") {
@@ -155,6 +163,13 @@ fn check_mounts(mounts: &[Mount]) -> Result<Vec<Propagation>, Unsupported> {
         let proc = mount.typ().as_deref() == Some("proc") && !is_bind(mount);
         if destination.starts_with("/proc") && !(proc && destination == Path::new("/proc")) {
             return unsupported(format!("the mount at {shown}, in the proc file system, is"));
+        }
+        // What is masked and read-only in the first would be neither in a second.
+        let first = [("proc", "/proc"), ("sysfs", "/sys")];
+        let second =
+            |(kind, place): &&(&str, &str)| mount.typ().as_deref() == Some(kind) && destination != Path::new(place);
+        if let Some((kind, _)) = first.iter().find(second).filter(|_| !is_bind(mount)) {
+            return unsupported(format!("the {kind} mount at {shown} is"));
         }
         if destination == Path::new("/") {
             return unsupported("a mount over the root file system is");

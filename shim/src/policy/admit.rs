@@ -5,7 +5,8 @@ use oci_spec::runtime::{
 };
 
 use super::floor::{
-    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, PRIVILEGED, START_CONTAINER_HOOKS,
+    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS,
+    PRIVILEGED, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS,
 };
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process};
@@ -29,7 +30,7 @@ pub struct Admitted {
 /// # Errors
 /// Every rule that the spec breaks and that cannot be amended; in audit mode only what no runtime could run.
 pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted, Denied> {
-    let role = Role::of(&spec);
+    let role = if facts.leads_pod { Role::of(&spec) } else { Role::Container };
     let root_allowed = role == Role::Sandbox || user_namespace_maps_root(&spec, facts);
     let broken = malformed(&spec);
     let denials = judge(&spec, facts, root_allowed);
@@ -93,6 +94,7 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
     }
     if let Some(linux) = spec.linux() {
         denials.extend(host_namespaces(linux, facts));
+        denials.extend(unsafe_sysctl(linux));
     }
     denials.extend(privileged(spec));
     let hooks = spec.hooks().as_ref().and_then(|h| h.start_container().as_ref());
@@ -119,6 +121,19 @@ fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
     let plural = if shared.len() == 1 { "" } else { "s" };
     let found = format!("pod shares the node's {} namespace{plural}", shared.join(", "));
     Some(Denial::new(&HOST_NAMESPACES, found))
+}
+
+/// The first sysctl that is not of a namespace, if any. libcontainer refuses most of them too, after the root file system is mounted.
+fn unsafe_sysctl(linux: &Linux) -> Option<Denial> {
+    let namespaced = |name: &str| {
+        // Both separators lead to the same file.
+        let name = name.replace('/', ".");
+        NAMESPACED_SYSCTLS.contains(&name.as_str()) || NAMESPACED_SYSCTL_TREES.iter().any(|t| name.starts_with(t))
+    };
+    let names = linux.sysctl().as_ref()?.keys();
+    // The smallest, so that the same spec is always refused in the same words.
+    let name = names.filter(|name| !namespaced(name)).min()?;
+    Some(Denial::new(&UNSAFE_SYSCTLS, format!("the sysctl {} is the node's", quote(name))))
 }
 
 /// Whether uid 0 of the container is another uid on the node. Of a namespace that is joined by path this believes

@@ -132,6 +132,15 @@ rules! {
         cis: Some("5.6.3"),
         nist: Some("4.4.5"),
     }
+    REAL_TIME {
+        id: "real-time",
+        level: Level::Amend,
+        reason: "a real-time process runs before every other of the node, and no CPU quota counts its time; its disk requests likewise",
+        fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
     RUN_AS_ROOT {
         id: "run-as-root",
         level: Level::Refuse,
@@ -157,6 +166,15 @@ rules! {
         fix: "set securityContext.privileged: false, and add no capability",
         pss: Some("Baseline: privileged"),
         cis: Some("5.2.2"),
+        nist: Some("4.4.3"),
+    }
+    UNSAFE_SYSCTLS {
+        id: "unsafe-sysctls",
+        level: Level::Refuse,
+        reason: "a sysctl outside the pod's namespaces is the node's: kernel.core_pattern alone names a program that the kernel runs as root",
+        fix: "leave out securityContext.sysctls but those of the pod's own network and IPC namespaces",
+        pss: Some("Baseline: sysctls"),
+        cis: None,
         nist: Some("4.4.3"),
     }
     START_CONTAINER_HOOKS {
@@ -217,6 +235,25 @@ pub(super) const MASKED: [&str; 12] = [
 
 /// Bound read-only over themselves: containerd's default list.
 pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The sysctls of the IPC and UTS namespaces, which a container never shares with the node (ipc_namespaces(7),
+/// uts_namespaces(7)). To them come all below [`NAMESPACED_SYSCTL_TREES`]. It is the list of runc's validator.
+pub(super) const NAMESPACED_SYSCTLS: [&str; 10] = [
+    "kernel.domainname",
+    "kernel.hostname",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm_rmid_forced",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+];
+
+/// Trees of sysctls that belong to a namespace as a whole: IPC and network. What of `net.` does not, the kernel hides
+/// from a network namespace that is not the first.
+pub(super) const NAMESPACED_SYSCTL_TREES: [&str; 2] = ["fs.mqueue.", "net."];
 
 /// Where an agent may write.
 pub(super) const AGENT_DIRECTORY_PATHS: [&str; 2] = ["/agent/runtime", "/agent/logs"];

@@ -5,7 +5,7 @@ use std::fmt;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::admit::unified_key;
-use super::floor::{CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT};
+use super::floor::{CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT, REAL_TIME};
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denied, LimitSettings, Limits, Mode};
 
@@ -69,6 +69,10 @@ fn clamp(
     }
 
     let mut cpu = resources.cpu().clone().unwrap_or_default();
+    if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
+        changes.push(Change::new(&REAL_TIME, "linux.resources.cpu.realtimeRuntime", runtime, "none"));
+    }
+    cpu.set_realtime_runtime(None).set_realtime_period(None);
     clamp_cpu(&mut cpu, unified.cpu, absent, max.cpu_millis, changes);
     if resources.cpu().is_some() || cpu != LinuxCpu::default() {
         resources.set_cpu(Some(cpu));

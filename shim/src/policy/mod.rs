@@ -113,6 +113,9 @@ pub struct Facts {
     /// Whether the node can limit swap: cgroup v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. Where it
     /// cannot, asking for a swap limit would fail every container.
     pub swap_limit: bool,
+    /// Whether the container is the first of its pod. No other can be the sandbox: the annotation alone proves nothing,
+    /// since a pod's own annotations reach the spec where the runtime's configuration lets them.
+    pub leads_pod: bool,
 }
 
 /// An admitted spec with the floor applied: the only thing from which a container may be created.

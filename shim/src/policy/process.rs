@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
+use oci_spec::runtime::{
+    Capabilities, Capability, IOPriorityClass, LinuxCapabilities, LinuxSchedulerPolicy, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process,
+};
 
-use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, RUN_AS_ROOT};
+use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, REAL_TIME, RUN_AS_ROOT};
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, Mode};
 
@@ -118,6 +121,29 @@ pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
         changes.push(Change::new(&NO_NEW_PRIVILEGES, "noNewPrivileges", if was { "false" } else { "unset" }, true));
         process.set_no_new_privileges(Some(true));
     }
+    take_real_time(process, changes);
+}
+
+/// Takes what lets a process run, or reach the disk, before all others, and the limit with which it could do so itself
+/// (sched(7), ioprio_set(2)).
+fn take_real_time(process: &mut Process, changes: &mut Vec<Change>) {
+    use LinuxSchedulerPolicy::{SchedBatch, SchedIdle, SchedOther};
+    let policy = process.scheduler().as_ref().map(|s| *s.policy());
+    if let Some(policy) = policy.filter(|p| !matches!(p, SchedOther | SchedBatch | SchedIdle)) {
+        changes.push(Change::new(&REAL_TIME, "scheduler", policy, "none"));
+        process.set_scheduler(None);
+    }
+    if process.io_priority().as_ref().is_some_and(|p| matches!(p.class(), IOPriorityClass::IoprioClassRt)) {
+        changes.push(Change::new(&REAL_TIME, "ioPriority", "IOPRIO_CLASS_RT", "none"));
+        process.set_io_priority(None);
+    }
+    let real_time = |limit: &PosixRlimit| limit.typ() == PosixRlimitType::RlimitRtprio && limit.hard() != 0;
+    let Some(limit) = process.rlimits().iter().flatten().find(|l| real_time(l)).map(PosixRlimit::hard) else { return };
+    changes.push(Change::new(&REAL_TIME, "RLIMIT_RTPRIO", limit, 0));
+    // Not only left out: a limit that is not set is the daemon's.
+    let none = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitRtprio).soft(0u64).hard(0u64).build().ok();
+    let kept = process.rlimits().iter().flatten().filter(|l| !real_time(l)).copied();
+    process.set_rlimits(Some(kept.chain(none).collect()));
 }
 
 /// The lists that stay. NET_BIND_SERVICE stays where it was asked for, and it counts as asked for only alone: it is

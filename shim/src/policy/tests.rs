@@ -36,7 +36,7 @@ fn container(changes: &[(&str, Value)]) -> Spec {
 }
 
 fn facts() -> Facts {
-    Facts { host_namespaces_joined: Vec::new(), swap_limit: true }
+    Facts { host_namespaces_joined: Vec::new(), swap_limit: true, leads_pod: true }
 }
 
 fn audit() -> Settings {
@@ -89,6 +89,7 @@ fn broken() -> Vec<(&'static str, Spec)> {
         ("privileged", container(&[("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]))])),
         ("privileged", container(&[("/linux/maskedPaths", json!(null)), ("/mounts/4", writable_sys)])),
         ("start-container-hooks", container(&[("/hooks", hook)])),
+        ("unsafe-sysctls", container(&[("/linux/sysctl", json!({"kernel.core_pattern": "|/agent/runtime/x"}))])),
         ("invalid-spec", container(&[("/root", json!(null))])),
         ("invalid-spec", container(&[("/linux", json!(null))])),
         ("invalid-process", container(&[("/process", json!(null))])),

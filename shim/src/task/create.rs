@@ -80,7 +80,7 @@ impl Pod {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
         let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let hardened = match judge(spec) {
+        let hardened = match judge(spec, request.id == self.group) {
             Ok(hardened) => hardened,
             Err(Rejection::Denied(denied)) => {
                 report.refused(&denied);
@@ -236,11 +236,11 @@ enum Rejection {
     Config(TaskError),
 }
 
-/// The policy's verdict on `spec` under the node's configuration as it is now.
-fn judge(spec: Spec) -> Result<Hardened, Rejection> {
+/// The policy's verdict on `spec` under the node's configuration as it is now; see [`facts::gather`].
+fn judge(spec: Spec, leads_pod: bool) -> Result<Hardened, Rejection> {
     let settings = config::load(Path::new(config::PATH))
         .map_err(|error| Rejection::Config(TaskError::failed("load the node's configuration", &error)))?;
-    let facts = facts::gather(&spec);
+    let facts = facts::gather(&spec, leads_pod);
     let admitted = policy::admit(spec, &facts, &settings).map_err(Rejection::Denied)?;
     Ok(admitted.harden())
 }

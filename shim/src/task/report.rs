@@ -23,7 +23,13 @@ const SECCOMP_FILTER: u32 = 2;
 pub struct Report {
     store: Store,
     record: Record,
+    /// How many of the record's changes were made at create; the rest are those of updates.
+    changes_at_create: usize,
 }
+
+/// How many changes made to updates a record keeps: the kubelet repeats its updates for as long as the pod lives, and a
+/// record that grew would in the end be too large to be written.
+const UPDATE_CHANGES_KEPT: usize = 32;
 
 impl Report {
     /// A report on a spec nobody judged yet.
@@ -31,7 +37,7 @@ impl Report {
         let mut record = Record::new(namespace, id, Verdict::Admit, Mode::Enforce, SystemTime::now());
         record.identity = Identity::from_annotations(spec.annotations().as_ref());
         record.limits_asked = asked(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()));
-        Report { store: Store::at(record::RUN_DIR), record }
+        Report { store: Store::at(record::RUN_DIR), record, changes_at_create: 0 }
     }
 
     /// Writes it where the reporter finds it.
@@ -63,6 +69,7 @@ impl Report {
             policy::Mode::Audit => Mode::Audit,
         };
         self.record.changes = hardened.changes().iter().map(change).collect();
+        self.changes_at_create = self.record.changes.len();
         self.record.denials = hardened.denials().iter().map(denial).collect();
         self.record.verdict = match (hardened.denials().is_empty(), hardened.changes().is_empty()) {
             (false, _) => Verdict::Refuse,
@@ -99,7 +106,16 @@ impl Report {
 
     /// Its limits were changed.
     pub fn updated(&mut self, changes: &[policy::Change], limits: &cgroup::Limits) {
-        self.record.changes.extend(changes.iter().map(change));
+        for change in changes.iter().map(change) {
+            let all = &mut self.record.changes;
+            // The same again is only moved to the end.
+            let earlier = all.iter().skip(self.changes_at_create).position(|known| *known == change);
+            let surplus = all.len() >= self.changes_at_create + UPDATE_CHANGES_KEPT;
+            if let Some(place) = earlier.or(surplus.then_some(0)) {
+                all.remove(self.changes_at_create + place);
+            }
+            all.push(change);
+        }
         self.record.limits_enforced = enforced(limits);
     }
 
@@ -194,7 +210,7 @@ mod tests {
 
     fn floor() -> ContainerFloor {
         let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
-        let facts = policy::Facts { host_namespaces_joined: Vec::new(), swap_limit: true };
+        let facts = policy::Facts { host_namespaces_joined: Vec::new(), swap_limit: true, leads_pod: true };
         policy::admit(spec, &facts, &policy::Settings::default()).expect("admitted").harden().floor()
     }
 
@@ -208,6 +224,32 @@ mod tests {
             root_read_only: Some(true),
             ..KernelView::default()
         }
+    }
+
+    #[test]
+    fn a_container_updated_for_ever_keeps_a_record_of_bounded_size() {
+        let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
+        let mut report = Report::new("k8s.io", "c1", &spec);
+        report.record.changes = vec![Change { rule: "capabilities".to_owned(), what: "at create".to_owned() }];
+        report.changes_at_create = 1;
+        let update = |report: &mut Report, gibibytes: i64| {
+            let asked = serde_json::json!({"memory": {"limit": gibibytes << 30}});
+            let asked = serde_json::from_value(asked).expect("resources");
+            let (_, changes) = policy::harden_update(asked, &floor()).expect("amended");
+            report.updated(&changes, &cgroup::Limits::default());
+        };
+        update(&mut report, 8);
+        let once = report.record.changes.clone();
+        assert!(once.len() > 1);
+        update(&mut report, 8);
+        assert_eq!(report.record.changes, once);
+        for gibibytes in 9..300 {
+            update(&mut report, gibibytes);
+        }
+        assert_eq!(report.record.changes.len(), 1 + UPDATE_CHANGES_KEPT);
+        assert_eq!(report.record.changes[0].what, "at create");
+        let last = report.record.changes.iter().any(|change| change.what.contains("306176Mi"));
+        assert!(last, "{:?}", report.record.changes);
     }
 
     #[test]

@@ -86,6 +86,10 @@ fn what_is_not_supported_is_refused_by_name() {
         ("SELinux label", Box::new(|spec| spec["process"]["selinuxLabel"] = "x".into())),
         ("SELinux mount", Box::new(|spec| spec["linux"]["mountLabel"] = "x".into())),
         ("startContainer", Box::new(|spec| spec["hooks"] = json!({ "startContainer": [{ "path": "/x" }] }))),
+        ("netDevices", Box::new(|spec| spec["linux"]["netDevices"] = json!({ "eth0": {} }))),
+        ("intelRdt", Box::new(|spec| spec["linux"]["intelRdt"] = json!({ "closID": "../../../etc" }))),
+        ("proc mount at /p", Box::new(mount(json!({ "destination": "/p", "type": "proc", "source": "proc" })))),
+        ("sysfs mount at /s", Box::new(mount(json!({ "destination": "/s", "type": "sysfs", "source": "sysfs" })))),
         ("cgroup setting", Box::new(|spec| spec["linux"]["resources"] = json!({ "unified": { "/etc/passwd": "x" } }))),
         (
             "listener",

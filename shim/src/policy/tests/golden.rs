@@ -51,6 +51,10 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses start-container-hooks: a startContainer hook runs \"/bin/evil\\n\"; remove the startContainer hooks from the runtime's base spec or its NRI plugin",
         ),
         (
+            container(&[("/linux/sysctl", json!({"vm.swappiness": "0", "kernel/core_pattern": "|x"}))]),
+            "curb refuses unsafe-sysctls: the sysctl \"kernel/core_pattern\" is the node's; leave out securityContext.sysctls but those of the pod's own network and IPC namespaces",
+        ),
+        (
             container(&[("/root", json!(null))]),
             "curb refuses invalid-spec: root property must not be empty; report it to who runs the node: the runtime was given an incomplete config.json",
         ),
@@ -103,6 +107,7 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
         ("/process/user/uid", json!(0)),
         ("/linux/namespaces", json!([])),
         ("/hooks", json!({"startContainer": [{"path": long}]})),
+        ("/linux/sysctl", json!({long.clone(): "x"})),
         ("/process/capabilities", every_capability()),
         ("/linux/resources/devices", json!([{"allow": true}])),
         ("/linux/maskedPaths", json!([])),
@@ -110,8 +115,8 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
     ]);
     let denied = judge(spec).unwrap_err();
     let ids: Vec<_> = denied.denials().iter().map(Denial::rule).collect();
-    let expected = ["invalid-process", "invalid-unified", "run-as-root", "host-namespaces", "privileged"];
-    assert_eq!(ids, [&expected[..], &["start-container-hooks"]].concat());
+    let expected = ["invalid-process", "invalid-unified", "run-as-root", "host-namespaces", "unsafe-sysctls"];
+    assert_eq!(ids, [&expected[..], &["privileged", "start-container-hooks"]].concat());
     for denial in denied.denials() {
         let alone = Denied::new(vec![denial.clone(); 100]).unwrap().to_string();
         assert!(alone.chars().count() <= 200, "{alone}");
@@ -135,6 +140,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         ("/linux/readonlyPaths", json!([])),
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
+        ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
     ]);
     for change in hardened(bare).changes() {
         let rule = RULES.iter().find(|r| r.id == change.rule()).unwrap();
@@ -154,7 +160,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
 
 #[test]
 fn a_namespace_joined_by_path_is_refused_when_it_is_the_nodes_own() {
-    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true };
+    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true, leads_pod: true };
     let denied = admit(container(&[]), &facts, &Settings::default()).unwrap_err();
     assert!(denied.to_string().contains("shares the node's network namespace;"), "{denied}");
     let sandbox = bend(CRI_SANDBOX, &[]);
@@ -180,13 +186,49 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
         ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])),
     ];
     assert!(refusal(container(&only_mappings)).contains("run-as-root"));
-    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true };
+    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true, leads_pod: true };
     assert!(admit(mapped(100_000, 0, 65536), &node, &Settings::default()).is_err());
 
-    assert!(judge(bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))])).is_ok());
+    let sandbox = bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))]);
+    assert!(judge(sandbox.clone()).is_ok());
+    // A container that joins a pod is none, whatever its annotations say.
+    let joins = Facts { leads_pod: false, ..facts() };
+    let refused = admit(sandbox, &joins, &Settings::default()).unwrap_err();
+    assert!(refused.to_string().contains("run-as-root"), "{refused}");
     let claimed =
         [("/annotations/io.kubernetes.cri.container-type", json!("Sandbox")), ("/process/user/uid", json!(0))];
     assert!(refusal(bend(CRI_SANDBOX, &claimed)).contains("run-as-root"));
+}
+
+#[test]
+fn only_sysctls_of_a_namespace_are_admitted() {
+    let with = |name: &str| container(&[("/linux/sysctl", json!({name: "1"}))]);
+    for name in [
+        "net.ipv4.ip_unprivileged_port_start",
+        "net/ipv4/ip_forward",
+        "kernel.shmmax",
+        "kernel.sem",
+        "fs.mqueue.msg_max",
+    ] {
+        assert!(judge(with(name)).is_ok(), "{name}: {}", refusal(with(name)));
+    }
+    assert!(judge(bend(CRI_SANDBOX, &[("/linux/sysctl", json!({"net.ipv4.ping_group_range": "0 0"}))])).is_ok());
+    for name in [
+        "kernel.core_pattern",
+        "kernel/core_pattern",
+        "/proc/sys/kernel/core_pattern",
+        "kernel.shmmax.x",
+        "fs.suid_dumpable",
+        "user.max_user_namespaces",
+        "vm.overcommit_memory",
+        "net",
+        "network.x",
+        "",
+    ] {
+        assert!(refusal(with(name)).contains("unsafe-sysctls"), "{name}");
+    }
+    let sandbox = bend(CRI_SANDBOX, &[("/linux/sysctl", json!({"kernel.panic": "1"}))]);
+    assert!(refusal(sandbox).contains("unsafe-sysctls"));
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn the_unified_map_cannot_lift_a_limit() {
 
 #[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
-    let facts = Facts { host_namespaces_joined: Vec::new(), swap_limit: false };
+    let facts = Facts { host_namespaces_joined: Vec::new(), swap_limit: false, leads_pod: true };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
     let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
     assert_eq!(json(hardened.spec())["linux"]["resources"]["memory"], json!({"limit": MIB}));
@@ -199,6 +199,52 @@ fn an_update_is_clamped_and_what_it_leaves_out_stays_out() {
     assert_eq!(rules(&changes), ["cpu-limit"]);
     assert_eq!(update(json!({"devices": [{"allow": true, "access": "rwm"}]})).0, json!({}));
     assert_eq!(update(json!({"unified": {"memory.max": "max"}})).0, json!({}));
+}
+
+#[test]
+fn nothing_runs_before_every_other_process_of_the_node() {
+    let wishes = [
+        ("/scheduler", json!({"policy": "SCHED_FIFO", "priority": 99})),
+        ("/ioPriority", json!({"class": "IOPRIO_CLASS_RT", "priority": 0})),
+        (
+            "/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 9}]),
+        ),
+    ];
+    let in_spec: Vec<_> = wishes.iter().map(|(p, v)| (format!("/process{p}"), v.clone())).collect();
+    let in_spec: Vec<_> = in_spec.iter().map(|(p, v)| (p.as_str(), v.clone())).collect();
+    let whole = hardened(container(&in_spec));
+    let exec = exec_of(&container(&[]), &wishes);
+    let exec = admit_exec(exec, &whole.floor()).unwrap();
+    for (process, changes) in
+        [(whole.spec().process().as_ref().unwrap(), whole.changes()), (exec.process(), exec.changes())]
+    {
+        let found = json(process);
+        assert_eq!((&found["scheduler"], &found["ioPriority"]), (&json!(null), &json!(null)));
+        let limits =
+            json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0}]);
+        assert_eq!(found["rlimits"], limits);
+        assert_eq!(changes.iter().filter(|c| c.rule() == "real-time").count(), 3);
+    }
+    for policy in ["SCHED_RR", "SCHED_DEADLINE", "SCHED_ISO"] {
+        let spec = container(&[("/process/scheduler", json!({"policy": policy}))]);
+        assert_eq!(*hardened(spec).spec().process().as_ref().unwrap().scheduler(), None, "{policy}");
+    }
+    let modest = [
+        ("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 5})),
+        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0}])),
+    ];
+    let modest = hardened(container(&modest));
+    assert!(!rules(modest.changes()).contains(&"real-time"), "{:?}", modest.changes());
+    assert!(modest.spec().process().as_ref().unwrap().scheduler().is_some());
+
+    let asked = json!({"cpu": {"realtimeRuntime": 950_000, "realtimePeriod": 1_000_000, "shares": 2}});
+    let spec = hardened(container(&[("/linux/resources/cpu", asked["cpu"].clone())]));
+    let cpu = json(spec.spec().linux().as_ref().unwrap().resources())["cpu"].clone();
+    assert_eq!((&cpu["realtimeRuntime"], &cpu["realtimePeriod"]), (&json!(null), &json!(null)));
+    let (now, changes) = harden_update(resources(asked), &whole.floor()).unwrap();
+    assert_eq!((json(&now), rules(&changes)), (json!({"cpu": {"shares": 2}}), vec!["real-time"]));
 }
 
 #[test]
