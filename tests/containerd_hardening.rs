@@ -246,3 +246,53 @@ async fn nothing_of_the_caller_reaches_a_container() -> Result<()> {
     task.delete().await?;
     node.expect_nothing_left().await
 }
+
+#[tokio::test]
+async fn mounts_of_a_shared_root_do_not_show_on_the_node() -> Result<()> {
+    let node = Node::start().await?;
+    // As systemd leaves a node.
+    node.run(&["mount", "--make-rshared", "/"])?;
+    let volume = node.scratch("volume")?;
+    let mount = json!({"destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rshared"]});
+    let task = node.task("shared", &["/probe", "sleep"]);
+    let mut mounts = task.spec["mounts"].as_array().unwrap().clone();
+    mounts.push(mount);
+    let task = task.set("/mounts", Value::Array(mounts)).set("/linux/rootfsPropagation", json!("rshared"));
+    let task = task.start().await?;
+    let info = fs::read_to_string(node.path("/proc/1/mountinfo"))?;
+    let below: Vec<_> = info.lines().filter(|line| line.contains(&task.id)).collect();
+    assert_eq!(below.len(), 1, "the bundle's root alone: {below:#?}");
+    task.kill("", Signal::SIGKILL).await?;
+    task.wait("").await?;
+    task.delete().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn device_nodes_of_an_image_cannot_be_opened() -> Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let node = Node::start().await?;
+    // The node's console, FUSE, loop control, the hardware random generator, memory, a disk.
+    let nodes = [(5, 1), (10, 229), (10, 237), (10, 183), (1, 1)];
+    let paths: Vec<_> = nodes.map(|(major, minor)| format!("/node-{major}-{minor}")).to_vec();
+    let mut args = vec!["/probe", "write"];
+    args.extend(paths.iter().map(String::as_str));
+    args.push("/dev/null");
+    let task = node.task("nodes", &args);
+    let upper = node.scratch(&format!("task-{}/upper", task.id))?;
+    for (path, (major, minor)) in paths.iter().zip(nodes) {
+        let file = upper.join(&path[1..]);
+        mknod(&file, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
+    }
+    let task = task.start().await?;
+    assert_eq!(task.wait("").await?, 0);
+    assert!(task.stdio.as_ref().unwrap().closed().await);
+    let tried: Value = serde_json::from_str(&task.stdout())?;
+    for path in &paths {
+        assert_eq!(tried[path], json!(1), "{path}: {tried}");
+    }
+    assert_eq!(tried["/dev/null"], json!(0), "{tried}");
+    task.delete().await?;
+    node.expect_nothing_left().await
+}
