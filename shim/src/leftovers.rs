@@ -226,9 +226,15 @@ fn forget_dead_daemon(namespace: &str, id: &str) {
     let Some(facts) = read_json::<Facts>(&dir.join(CONTAINER_FILE)) else { return };
     let Ok(path) = daemon_file(namespace, &facts.group) else { return };
     let Some(daemon) = read_json::<Daemon>(&path) else { return };
-    if start_time(daemon.pid) != Some(daemon.start_time) {
+    // containerd learns of the death from the closed connection, when the dead may not be reaped yet.
+    if start_time(daemon.pid) != Some(daemon.start_time) || is_zombie(daemon.pid) {
         daemon_ended(namespace, &facts.group, &daemon.socket);
     }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn end_daemon(namespace: &str, group: &str) {
