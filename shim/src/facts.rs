@@ -85,3 +85,121 @@ pub fn proc_name(kind: LinuxNamespaceType) -> &'static str {
         LinuxNamespaceType::Time => "time",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::{Settings, admit};
+
+    const FIXTURES: [&str; 3] = [
+        include_str!("policy/fixtures/cri-container.json"),
+        include_str!("policy/fixtures/cri-sandbox.json"),
+        include_str!("policy/fixtures/ctr.json"),
+    ];
+
+    /// What `Create` does with a `config.json` until something is launched; whether it was admitted.
+    fn judged(text: &[u8]) -> Result<bool, SpecError> {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join("config.json"), text).unwrap();
+        let spec = read_spec(bundle.path())?;
+        let facts = gather(&spec);
+        let admitted = admit(spec, &facts, &Settings::default()).map(crate::policy::Admitted::harden);
+        Ok(admitted.is_ok())
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        // The names a spec has, so that more than the outermost object is looked into.
+        let name = prop::sample::select(vec![
+            "ociVersion",
+            "process",
+            "root",
+            "linux",
+            "namespaces",
+            "mounts",
+            "args",
+            "user",
+            "uid",
+            "path",
+            "type",
+            "resources",
+            "devices",
+            "seccomp",
+            "syscalls",
+            "hooks",
+            "annotations",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 8, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map(name.clone().prop_map(str::to_owned), inner, 0..8)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn any_bytes_are_refused_or_judged(text in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = judged(&text);
+        }
+
+        #[test]
+        fn any_json_is_refused_or_judged(value in any_json()) {
+            let _ = judged(value.to_string().as_bytes());
+        }
+
+        #[test]
+        fn a_damaged_spec_is_refused_or_judged(
+            fixture in prop::sample::select(FIXTURES.to_vec()),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut text = fixture.as_bytes().to_vec();
+            for (at, byte) in damage {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            if let Some(cut) = cut {
+                text.truncate(cut.index(text.len()));
+            }
+            let _ = judged(&text);
+        }
+    }
+
+    #[test]
+    fn the_specs_that_are_damaged_are_admitted_when_whole() {
+        for fixture in &FIXTURES[..2] {
+            assert!(judged(fixture.as_bytes()).unwrap(), "{fixture}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_end_or_depth_is_refused() {
+        let deep = [b"{\"linux\":".repeat(100_000), b"}".repeat(100_000)].concat();
+        assert!(matches!(judged(&deep), Err(SpecError::Malformed(_))));
+        let large = vec![b' '; usize::try_from(MAX_SPEC).unwrap() + 1];
+        assert!(matches!(judged(&large), Err(SpecError::TooLarge)));
+    }
+
+    #[test]
+    fn a_link_is_not_followed_to_a_spec() {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join("real.json"), FIXTURES[0]).unwrap();
+        std::os::unix::fs::symlink("real.json", bundle.path().join("config.json")).unwrap();
+        assert!(matches!(read_spec(bundle.path()), Err(SpecError::Read(_))));
+    }
+}

@@ -42,6 +42,17 @@ impl CgroupParent {
         self.directories().iter().flat_map(|dir| subdirectories(dir)).collect()
     }
 
+    /// Thaws everything below it.
+    pub fn thaw(&self) {
+        for child in self.children() {
+            for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                if child.join(file).exists() {
+                    let _ = fs::write(child.join(file), word);
+                }
+            }
+        }
+    }
+
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
         // The kernel empties the cgroups of killed processes a moment after it reaped them.

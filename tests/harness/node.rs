@@ -304,6 +304,7 @@ impl Node {
             "/run/containerd/s",
             "/run/netns",
             "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+            "/run/containerd/io.containerd.runtime.v2.task/default",
             "/run/curb/k8s.io",
             "/run/curb/default",
             "/run/containerd/runc/k8s.io",
@@ -342,6 +343,8 @@ impl Drop for Node {
             let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
             println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
         }
+        // A frozen process does not die of the end of its namespace, which would be waited for in vain.
+        self.cgroups.thaw();
         if let Ok(mut supervisor) = self.supervisor.lock() {
             // The end of its input ends process 1, the kernel ends the rest of the namespace, and its
             // parent removes directory and cgroups.

@@ -90,6 +90,10 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<()
     let bundles = BundleWatch::new(&pod.bundle)?;
     server.start().await.map_err(|error| VerbError::Refused(format!("serve the task API: {error}")))?;
     log::debug!("serving {}", socket.display());
+    // Removed before it was watched: by a containerd whose `start` was killed once it had made this process.
+    if !pod.bundle.exists() {
+        pod.shutdown();
+    }
 
     loop {
         tokio::select! {

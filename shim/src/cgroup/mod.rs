@@ -3,6 +3,7 @@
 //! libcontainer creates them and writes the spec's limits once. All that follows is here: reading the limits back, changing
 //! them, statistics, OOM, freezing, killing and removal. Only cgroupfs is spoken; the systemd driver is named, not used.
 
+mod devices;
 mod dir;
 mod freeze;
 mod kill;

@@ -111,6 +111,10 @@ fn harden() -> Result<(), Failure> {
     }
     nix::unistd::chdir("/").step("change to /")?;
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    // Whoever is nice to containerd's neighbours is not so in the name of each pod.
+    if rustix::process::getpriority_process(None).step("read the nice value")? != 0 {
+        rustix::process::setpriority_process(None, 0).step("reset the nice value")?;
+    }
     prctl::set_dumpable(false).step("become undumpable")?;
     nix::unistd::setgroups(&[]).step("drop the supplementary groups")?;
     caps::clear(None, caps::CapSet::Ambient).step("clear the ambient capabilities")?;

@@ -188,7 +188,9 @@ impl Pod {
                 stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
             }
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
-            let limits = match hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+            let asked = hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
+            cgroup.deny_console(asked).map_err(|error| TaskError::failed("narrow the container's devices", &error))?;
+            let limits = match asked {
                 Some(asked) => cgroup.verify(asked),
                 None => cgroup.verify(&Default::default()),
             };

@@ -144,3 +144,50 @@ pub async fn a_bad_environment_is_refused_and_a_large_one_passes() {
     bundle.spec["process"]["env"] = json!(env);
     assert_eq!(bundle.run().await, (0, "10000\n".to_owned()));
 }
+
+pub async fn a_link_in_place_of_proc_or_sys_leaves_the_node_untouched() {
+    let outside = tempfile::tempdir().expect("tempdir");
+    fs::write(outside.path().join("precious"), "precious").expect("write");
+    for name in ["proc", "sys"] {
+        for target in [Path::new("/"), Path::new("../../.."), outside.path(), Path::new("etc")] {
+            let known = mounts();
+            let bundle = Bundle::sh("true");
+            fs::remove_dir(bundle.rootfs().join(name)).expect("rmdir");
+            symlink(target, bundle.rootfs().join(name)).expect("symlink");
+            fs::create_dir_all(bundle.rootfs().join(outside.path().strip_prefix("/").expect("absolute")))
+                .expect("mkdir");
+            let error = bundle.fails().await;
+            assert!(error.contains(&format!("/{name}")), "{name} -> {}: {error}", target.display());
+            settle();
+            assert_eq!(mounts(), known);
+        }
+    }
+    assert_eq!(fs::read_to_string(outside.path().join("precious")).expect("still there"), "precious");
+}
+
+pub async fn links_for_devices_leave_the_node_untouched() {
+    let outside = tempfile::tempdir().expect("tempdir");
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    for name in ["null", "console", "ptmx", "zero"] {
+        let victim = outside.path().join(name);
+        fs::write(&victim, "precious").expect("write");
+        // No mount on /dev, so that the image's own directory is what the devices are made in.
+        let mut bundle = Bundle::sh("echo x > /dev/null; cat /dev/null");
+        bundle.spec["mounts"]
+            .as_array_mut()
+            .expect("mounts")
+            .retain(|mount| !mount["destination"].as_str().expect("destination").starts_with("/dev"));
+        let link = bundle.rootfs().join("dev").join(name);
+        symlink(&victim, &link).expect("symlink");
+        // Either way is sound, a refusal or a container, as long as nothing outside is touched.
+        if let Ok((created, _output)) = bundle.create().await {
+            let _ = created.start.start().await;
+            wait(&created.init).await;
+        }
+        settle();
+        let kept = fs::symlink_metadata(&victim).expect("still there");
+        assert!(kept.is_file(), "{name} outside was replaced");
+        assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious", "{name}");
+    }
+    assert_eq!(outside.path().read_dir().expect("read").count(), 4);
+}

@@ -46,6 +46,8 @@ const TESTS: &[Test] = tests![
     exec::an_exec_keeps_its_limits_and_directory,
     exec::a_container_that_ended_takes_no_exec,
     hostile::a_link_for_dev_leaves_the_node_untouched,
+    hostile::a_link_in_place_of_proc_or_sys_leaves_the_node_untouched,
+    hostile::links_for_devices_leave_the_node_untouched,
     hostile::a_volume_on_proc_is_refused_whatever_way_it_is_led_there,
     hostile::a_link_to_nothing_is_mounted_on_as_runc_does,
     hostile::the_binary_of_the_node_cannot_be_written_from_a_container,
