@@ -72,6 +72,25 @@ fn host_namespaces_joined(spec: &Spec) -> Vec<LinuxNamespaceType> {
         .collect()
 }
 
+/// A namespace the floor keeps apart that process `pid` shares with the node, if any.
+///
+/// The paths a spec names were judged before the launch opened them, and may have led elsewhere by then.
+///
+/// # Errors
+/// If the process is gone.
+pub fn shared_with_node(pid: i32) -> std::io::Result<Option<LinuxNamespaceType>> {
+    use LinuxNamespaceType::{Ipc, Mount, Network, Pid, Uts};
+    for kind in [Mount, Pid, Network, Ipc, Uts] {
+        let name = proc_name(kind);
+        let theirs = fs::metadata(format!("/proc/{pid}/ns/{name}"))?;
+        let own = fs::metadata(Path::new("/proc/self/ns").join(name))?;
+        if (theirs.dev(), theirs.ino()) == (own.dev(), own.ino()) {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
+}
+
 /// The file under `/proc/<pid>/ns` for a namespace type (namespaces(7)).
 pub fn proc_name(kind: LinuxNamespaceType) -> &'static str {
     match kind {
@@ -95,6 +114,13 @@ mod tests {
 
     use super::*;
     use crate::policy::{Settings, admit};
+
+    #[test]
+    fn a_process_of_the_node_shares_its_namespaces() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(shared_with_node(own).unwrap(), Some(LinuxNamespaceType::Mount));
+        assert!(shared_with_node(i32::MAX).is_err());
+    }
 
     const FIXTURES: [&str; 3] = [
         include_str!("policy/fixtures/cri-container.json"),

@@ -72,7 +72,12 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
     let spec: Annotated = serde_json::from_slice(&text)
         .map_err(|error| VerbError::Refused(format!("the bundle's config.json is malformed: {error}")))?;
     let annotations = spec.annotations.unwrap_or_default();
-    let group = GROUP_ANNOTATIONS.iter().find_map(|name| annotations.get(*name));
+    let mut groups = GROUP_ANNOTATIONS.iter().filter_map(|name| annotations.get(*name));
+    let group = groups.next();
+    // CRI writes the second; a first beside it comes from the pod, which would join another pod's daemon.
+    if groups.next().is_some_and(|other| Some(other) != group) {
+        return Err(VerbError::Refused("the spec's annotations name two different groups".to_owned()));
+    }
     match group {
         Some(group) if super::args::is_identifier(group) => Ok(group.clone()),
         Some(group) => {
@@ -200,8 +205,12 @@ mod tests {
         assert_eq!(group(bundle.path(), "own").expect("group"), "own");
         write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#);
         assert_eq!(group(bundle.path(), "own").expect("group"), "pod");
-        write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#);
+        write(r#"{"annotations":{"io.containerd.runc.v2.group":"g"}}"#);
         assert_eq!(group(bundle.path(), "own").expect("group"), "g");
+        write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"pod"}}"#);
+        assert_eq!(group(bundle.path(), "own").expect("group"), "pod");
+        write(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}}"#);
+        assert!(group(bundle.path(), "own").is_err(), "a pod must not choose another's daemon");
         write(r#"{"annotations":null}"#);
         assert_eq!(group(bundle.path(), "own").expect("group"), "own");
     }

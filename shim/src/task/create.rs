@@ -187,6 +187,15 @@ impl Pod {
             if let Some(console) = created.console {
                 stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
             }
+            if hardened.mode() == policy::Mode::Enforce {
+                let shared = facts::shared_with_node(created.init.pid)
+                    .map_err(|error| TaskError::failed("read back the namespaces of init", &error))?;
+                if let Some(kind) = shared {
+                    return Err(TaskError::Failed(format!(
+                        "the kernel does not enforce the floor: init shares the node's {kind:?} namespace"
+                    )));
+                }
+            }
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
             let asked = hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
             cgroup.deny_console(asked).map_err(|error| TaskError::failed("narrow the container's devices", &error))?;
