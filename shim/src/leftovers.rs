@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,10 @@ use crate::record::{self, Store};
 
 const CONTAINER_FILE: &str = "container.json";
 const DAEMON_FILE: &str = "daemon.json";
+
+/// How long what is left of a launch may take to find that nobody listens. The launch process dies with the daemon, but
+/// a child of it, which nothing names yet, may make the container's cgroup a moment later.
+const LAUNCH_ENDS: Duration = Duration::from_millis(200);
 
 /// What cannot be prepared or removed.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +174,6 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
             .map_or(0, u32::cast_signed),
     };
     end_daemon(namespace, id);
-    forget_dead_daemon(namespace, id);
     for member in members(namespace, id) {
         let dir = record::container_dir(namespace, &member);
         let Some(facts) = dir.ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE))) else {
@@ -185,6 +189,10 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
                 continue;
             }
         };
+        let created = Store::at(record::RUN_DIR).read(namespace, &member).is_ok_and(|record| record.pid.is_some());
+        if !created {
+            tokio::time::sleep(LAUNCH_ENDS).await;
+        }
         if let Err(error) = remove_container(namespace, &member, &cgroup, &facts.bundle.join("rootfs")).await {
             log::error!("remove container {member}: {}", chain(&error));
         }
@@ -215,26 +223,6 @@ fn members(namespace: &str, id: &str) -> Vec<String> {
         .collect();
     members.push(id.to_owned());
     members
-}
-
-/// Removes what the dead daemon of `id`'s group left of itself.
-///
-/// A member that is created while its sandbox is being cleaned up gets a daemon of its own, under the group's name, and
-/// is then the only one that `delete` is run for.
-fn forget_dead_daemon(namespace: &str, id: &str) {
-    let Ok(dir) = record::container_dir(namespace, id) else { return };
-    let Some(facts) = read_json::<Facts>(&dir.join(CONTAINER_FILE)) else { return };
-    let Ok(path) = daemon_file(namespace, &facts.group) else { return };
-    let Some(daemon) = read_json::<Daemon>(&path) else { return };
-    // containerd learns of the death from the closed connection, when the dead may not be reaped yet.
-    if start_time(daemon.pid) != Some(daemon.start_time) || is_zombie(daemon.pid) {
-        daemon_ended(namespace, &facts.group, &daemon.socket);
-    }
-}
-
-fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn end_daemon(namespace: &str, group: &str) {
