@@ -133,7 +133,7 @@ mod tests {
         let bundle = tempfile::tempdir().unwrap();
         fs::write(bundle.path().join("config.json"), text).unwrap();
         let spec = read_spec(bundle.path())?;
-        let facts = gather(&spec);
+        let facts = gather(&spec, true);
         let admitted = admit(spec, &facts, &Settings::default()).map(crate::policy::Admitted::harden);
         Ok(admitted.is_ok())
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci::Options;
 
 /// Largest message accepted on standard input, in bytes; containerd's own are under a kilobyte.
 pub const MAX_INPUT: u64 = 1 << 20;
@@ -38,6 +40,8 @@ pub struct Params {
     pub ttrpc_address: Option<String>,
     /// Log at debug level.
     pub debug: bool,
+    /// Cgroup the daemon is to run in, from the runc options.
+    pub shim_cgroup: Option<String>,
     /// containerd 2.3 or later: the reply is a `BootstrapResult`.
     pub structured: bool,
 }
@@ -47,12 +51,18 @@ pub struct Params {
 /// # Errors
 /// [`ParamsError::BadSocketDir`] when containerd names a directory whose sockets nobody could connect to.
 pub fn decode(input: &[u8], id: &str, namespace: &str) -> Result<Params, ParamsError> {
-    let legacy = Params { socket_dir: SOCKET_DIR.into(), ttrpc_address: None, debug: false, structured: false };
+    let legacy = || Params {
+        socket_dir: SOCKET_DIR.into(),
+        ttrpc_address: None,
+        debug: false,
+        shim_cgroup: Any::parse_from_bytes(input).ok().as_ref().and_then(shim_cgroup),
+        structured: false,
+    };
     let Ok(params) = BootstrapParams::parse_from_bytes(input) else {
-        return Ok(legacy);
+        return Ok(legacy());
     };
     if params.instance_id != id || params.namespace != namespace {
-        return Ok(legacy);
+        return Ok(legacy());
     }
     let socket_dir = match params.socket_dir.as_deref() {
         None | Some("") => PathBuf::from(SOCKET_DIR),
@@ -64,8 +74,17 @@ pub fn decode(input: &[u8], id: &str, namespace: &str) -> Result<Params, ParamsE
         ttrpc_address: Some(params.containerd_ttrpc_address).filter(|address| !address.is_empty()),
         // slog levels: debug is -4 and trace -8 (containerd's bootstrap.proto).
         debug: params.log_level.value() <= -4,
+        shim_cgroup: params.extensions.iter().find_map(|extension| shim_cgroup(&extension.value)),
         structured: true,
     })
+}
+
+/// The cgroup that runc options name for the shim itself.
+fn shim_cgroup(any: &Any) -> Option<String> {
+    if any.type_url.rsplit('/').next() != Some("containerd.runc.v1.Options") {
+        return None;
+    }
+    Options::parse_from_bytes(&any.value).ok().map(|options| options.shim_cgroup).filter(|path| !path.is_empty())
 }
 
 /// The reply of `start`: where the pod's daemon listens and which task API it speaks.
@@ -89,7 +108,7 @@ pub fn reply(address: &str, structured: bool, task_version: i32) -> Result<Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use containerd_shim_protos::protobuf::well_known_types::any::Any;
+    use containerd_shim_protos::bootstrap_api::Extension;
     use proptest::prelude::*;
 
     fn params() -> BootstrapParams {
@@ -111,6 +130,23 @@ mod tests {
         let any = Any { type_url: "containerd.runc.v1.Options".into(), value: b"x".to_vec(), ..Default::default() };
         let got = decode(&any.write_to_bytes().expect("encode"), "id", "ns").expect("decode");
         assert!(!got.structured);
+    }
+
+    #[test]
+    fn the_shims_own_cgroup_is_found_in_bare_options_and_in_an_extension() {
+        let options = Options { shim_cgroup: "/shims".into(), ..Default::default() };
+        let any = Any {
+            type_url: "containerd.runc.v1.Options".into(),
+            value: options.write_to_bytes().expect("encode"),
+            ..Default::default()
+        };
+        let bare = decode(&any.write_to_bytes().expect("encode"), "id", "ns").expect("decode");
+        assert_eq!(bare.shim_cgroup.as_deref(), Some("/shims"));
+        let mut message = params();
+        message.extensions.push(Extension { value: Some(any).into(), ..Default::default() });
+        let structured = decode(&message.write_to_bytes().expect("encode"), "id", "ns").expect("decode");
+        assert_eq!(structured.shim_cgroup.as_deref(), Some("/shims"));
+        assert_eq!(decode(b"", "id", "ns").expect("decode").shim_cgroup, None);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 use super::args::Invocation;
 use super::params::{self, MAX_INPUT, Params};
 use super::{VerbError, peer};
+use crate::cgroup::Cgroup;
+use crate::error::chain;
 
 /// Annotations that name the group a container's shim serves, the first present wins; the order is the runc shim's.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
@@ -143,6 +145,12 @@ fn spawn(
         create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
             .map_err(|errno| VerbError::Io { step: "set a core scheduling cookie", source: errno.into() })?;
     }
+    if let Some(path) = &params.shim_cgroup {
+        // We enter it and the daemon is born there.
+        Cgroup::of(Some(path), group)
+            .and_then(|cgroup| cgroup.join(0, None))
+            .map_err(|error| VerbError::Refused(format!("enter the shim's cgroup {path}: {}", chain(&error))))?;
+    }
     let program = std::env::current_exe().map_err(VerbError::io("find the shim's own binary"))?;
     let mut command = Command::new(program);
     command
@@ -218,7 +226,7 @@ mod tests {
     #[test]
     fn a_group_that_is_no_identifier_and_a_malformed_spec_are_refused() {
         let bundle = tempfile::tempdir().expect("tempdir");
-        for text in [r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"../x"}}"#, "{", "[]"] {
+        for text in [r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"../x"}}"#, "{", "7"] {
             fs::write(bundle.path().join("config.json"), text).expect("write");
             assert!(group(bundle.path(), "own").is_err(), "{text}");
         }
