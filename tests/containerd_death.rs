@@ -1,7 +1,7 @@
 //! The death of a pod's daemon at every step of its containers, asked for or not: nothing may be left.
 //! These hold for Curb alone: the Go shim's `delete` cleans up one container, not a pod.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 
