@@ -3,7 +3,7 @@
 //! The daemon never clones. For each create and exec it executes its own binary as a short-lived, single-threaded
 //! launch process with nothing inherited ([`helper_main`]), hands it one request over a socket and reads one answer.
 //! The process made is a child of the *daemon*. Its last steps before execve are one piece of code for init and exec
-//! ([`executor`]): no new privileges, capabilities dropped, the floor, the pod's own filters.
+//! (`executor`): no new privileges, capabilities dropped, the floor, the pod's own filters.
 //!
 //! Whatever happens, a launch that does not succeed leaves no process: the launch process runs in a process group of
 //! its own and carries a token on its command line, which everything cloned from it shows too until it executes
