@@ -25,6 +25,7 @@ pub mod pod;
 pub mod stdio;
 pub mod supervisor;
 pub mod task;
+pub mod websocket;
 
 pub use node::Node;
 

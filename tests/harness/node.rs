@@ -1,13 +1,16 @@
 //! A private node: namespaces, containerd in them, and their end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use tokio::sync::Mutex as AsyncMutex;
 use tonic::transport::{Channel, Endpoint};
@@ -232,6 +235,17 @@ impl Node {
     pub async fn dial(&self, socket: &str) -> Result<Channel> {
         let address = format!("unix://{}", self.path(socket).display());
         Ok(Endpoint::new(address)?.connect().await?)
+    }
+
+    /// A TCP connection to an address of the node's own network.
+    pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
+        let network = File::open(format!("/proc/{}/ns/net", self.init))?;
+        // A socket stays in the network it was made in, so only a thread that ends has to go there.
+        let connecting = thread::spawn(move || -> Result<TcpStream> {
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            Ok(TcpStream::connect(address)?)
+        });
+        connecting.join().map_err(|_| "the connecting thread panicked")?
     }
 
     /// Ends containerd with `signal` and waits for its end; pods keep running.

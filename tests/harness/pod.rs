@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::api::cri::{
-    Capability, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats, ContainerStatsRequest,
-    ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
-    security_profile::ProfileType,
+    AttachRequest, Capability, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats,
+    ContainerStatsRequest, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
+    Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest, security_profile::ProfileType,
 };
 use crate::{Node, Result, config, images};
 
@@ -301,6 +301,12 @@ impl<'p, 'n> ContainerBuilder<'p, 'n> {
         self
     }
 
+    /// Keeps the container's standard input open for whoever attaches, one after the other.
+    pub fn stdin(mut self) -> Self {
+        self.config.stdin = true;
+        self
+    }
+
     /// CreateContainer.
     pub async fn create(self) -> Result<Container<'n>> {
         let request = CreateContainerRequest {
@@ -380,6 +386,13 @@ impl Container<'_> {
             stdout: String::from_utf8_lossy(&answer.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&answer.stderr).into_owned(),
         })
+    }
+
+    /// Attach to its three streams, for a container without a terminal; the URL to open.
+    pub async fn attach(&self) -> Result<String> {
+        let request =
+            AttachRequest { container_id: self.id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
+        Ok(self.node.cri().await?.attach(request).await.map_err(message)?.into_inner().url)
     }
 
     /// ContainerStats.
