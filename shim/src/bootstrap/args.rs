@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::record::{validate_id, validate_namespace};
+
 /// What containerd asks of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -154,21 +156,13 @@ fn check(parsed: &Invocation) -> Result<(), ArgsError> {
         return Err(ArgsError::Required("id"));
     }
     // Both become parts of paths under /run/curb.
-    for (what, value) in [("namespace", &parsed.namespace), ("id", &parsed.id)] {
-        if !is_identifier(value) {
-            return Err(ArgsError::BadIdentifier { what, value: value.clone() });
-        }
+    if validate_namespace(&parsed.namespace).is_err() {
+        return Err(ArgsError::BadIdentifier { what: "namespace", value: parsed.namespace.clone() });
+    }
+    if validate_id(&parsed.id).is_err() {
+        return Err(ArgsError::BadIdentifier { what: "id", value: parsed.id.clone() });
     }
     Ok(())
-}
-
-/// Whether `value` is what containerd accepts as an id or a namespace (`pkg/identifiers`): words of letters and digits
-/// joined by single `.`, `_` or `-`, 76 characters at most.
-pub fn is_identifier(value: &str) -> bool {
-    value.len() <= 76
-        && value
-            .split(['.', '_', '-'])
-            .all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 #[cfg(test)]

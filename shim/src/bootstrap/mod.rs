@@ -17,9 +17,6 @@ use args::{Invocation, Verb};
 /// Name under which containerd knows this runtime.
 pub const RUNTIME: &str = "io.containerd.curb.v1";
 
-/// First argument of the launch helper; containerd never uses it.
-pub const LAUNCH_VERB: &str = "launch";
-
 /// A verb that failed: the step, and why.
 #[derive(Debug, thiserror::Error)]
 enum VerbError {
@@ -53,7 +50,7 @@ impl VerbError {
 /// that fails says why there and exits with 1.
 pub fn main() -> ExitCode {
     let mut raw = std::env::args_os().skip(1);
-    if raw.next().is_some_and(|first| first == LAUNCH_VERB) {
+    if raw.next().is_some_and(|first| first == crate::launch::VERB) {
         return crate::launch::helper_main();
     }
     let outcome = args::parse(std::env::args_os().skip(1)).map_err(VerbError::from).and_then(run);

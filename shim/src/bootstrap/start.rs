@@ -81,7 +81,7 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
         return Err(VerbError::Refused("the spec's annotations name two different groups".to_owned()));
     }
     match group {
-        Some(group) if super::args::is_identifier(group) => Ok(group.clone()),
+        Some(group) if crate::record::validate_id(group).is_ok() => Ok(group.clone()),
         Some(group) => {
             Err(VerbError::Refused(format!("the spec's group {group:?} is not a valid containerd identifier")))
         }
