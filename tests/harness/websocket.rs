@@ -23,7 +23,7 @@ const FINAL: u8 = 0x80;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 
-/// A stream of a container, numbered as [`PROTOCOL`] numbers them.
+/// A stream of a container, numbered as the subprotocol `v4.channel.k8s.io` numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stream {
