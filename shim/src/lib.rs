@@ -32,6 +32,8 @@ pub mod events;
 pub mod leftovers;
 pub mod record;
 
+#[cfg(feature = "ctl")]
+pub mod ctl;
 pub mod error;
 #[cfg(feature = "reporter")]
 pub mod reporter;

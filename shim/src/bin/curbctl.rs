@@ -1,0 +1,5 @@
+//! The reviewer's tool; see [`curb::ctl`].
+
+fn main() -> std::process::ExitCode {
+    curb::ctl::main()
+}

@@ -1,0 +1,73 @@
+//! `curbctl`: what a security reviewer asks, of the profiles and of a live node.
+//!
+//! Every command writes text for people, or JSON for machines with `--json`, and tells its outcome in the exit code:
+//! 0 when all is as it should be, 1 when it found a fault, 2 when it could not look.
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod profile;
+
+/// Reads Curb's seccomp profiles, and proves what a node enforces.
+#[derive(Debug, Parser)]
+#[command(name = "curbctl", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read, explain, compare and check seccomp profiles
+    Profile(profile::Args),
+}
+
+/// How a command that could look ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All is as it should be.
+    Good,
+    /// Something is not, and the output says what.
+    Fault,
+}
+
+/// Why a command could not look.
+type Error = Box<dyn std::error::Error>;
+
+/// What `curbctl` does with its arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no faults; what else clap has to say is.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            return error.print().map_or(ExitCode::from(2), |()| ExitCode::from(code));
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let outcome = match cli.command {
+        Command::Profile(args) => profile::run(args, &mut out),
+    };
+    match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Fault) => ExitCode::from(1),
+        // The reader has seen enough, as in `curbctl ... | head`.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "curbctl: {}", chain(error.as_ref()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
