@@ -16,6 +16,7 @@ use super::error::{Failure, Step};
 use super::executor::{self, InitExecutor, Payload};
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
+use super::labels::{Labels, label_mounts};
 use super::protocol::{self, CreateRequest};
 use super::{cgroupfs, fs, normalise, propagation};
 
@@ -31,7 +32,10 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let Some(process) = spec.process().clone() else {
         return Err(Failure::because("read the spec", "it has no process"));
     };
+    let labels = Labels::of(&process);
+    labels.check()?;
     let linux = spec.linux().as_ref();
+    let mount_label = linux.and_then(|linux| linux.mount_label().clone());
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let filters = Filters::compile(profile, common.floor)?;
     let (count, floor_digest, pod_digest) = (filters.count(), filters.floor_digest.clone(), filters.pod_digest.clone());
@@ -49,7 +53,11 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     fs::check_image(&root)?;
     let mut normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
     let sealed = match normalised.spec.mounts_mut() {
-        Some(mounts) => cgroupfs::expand(mounts, &hierarchies)?,
+        Some(mounts) => {
+            let sealed = cgroupfs::expand(mounts, &hierarchies)?;
+            label_mounts(mounts, mount_label.as_deref())?;
+            sealed
+        }
         None => Vec::new(),
     };
     fs::check_destinations(&root, &rootfs, normalised.spec.mounts().as_deref().unwrap_or_default())?;
@@ -60,10 +68,10 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     fs::write_private(&dir.join("config.json"), &config)?;
     let state = dir.join(STATE_DIR);
     std::fs::DirBuilder::new().mode(0o700).create(&state).step(format!("make {}", state.display()))?;
-    helper::join_keyring(&common.id)?;
+    labels.on_new_keys(&luggage.proc, || helper::join_keyring(&common.id))?;
 
     let proc = luggage.proc.try_clone().step("keep /proc")?;
-    let payload = Payload::new(&process, common.floor, filters, proc, luggage.errors)?;
+    let payload = Payload::new(&process, common.floor, filters, labels, proc, luggage.errors)?;
     let mut builder = ContainerBuilder::new(common.id.clone(), SyscallType::default())
         .with_executor(InitExecutor(Rc::new(payload)))
         .with_root_path(&state)

@@ -20,6 +20,7 @@ use super::error::{Failure, Step, go_errno};
 use super::executor::Payload;
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
+use super::labels::Labels;
 use super::protocol::ExecRequest;
 use super::{create, fs, normalise};
 use crate::sys::Cloned;
@@ -40,7 +41,7 @@ impl Go {
 
 /// Carries out an exec.
 pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), Failure> {
-    let ExecRequest { common, process, seccomp, cgroup_procs } = request;
+    let ExecRequest { common, process, seccomp, labels, cgroup_procs } = request;
     let Luggage { errors, streams, init, proc } = luggage;
     let init = init.ok_or_else(|| Failure::because("read the request", "the pidfd of init is missing"))?;
     normalise::check_process(&process).step("read the process")?;
@@ -48,9 +49,16 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
     if process.scheduler().is_some() {
         return Err(Failure::because("read the process", "process.scheduler is not supported by this version of curb"));
     }
+    let labels = match common.floor {
+        true => labels.or(Labels::of(&process)),
+        // As runc does it.
+        false => Labels::of(&process).or(labels),
+    };
+    labels.check()?;
     let filters = Filters::compile(seccomp.as_ref(), common.floor)?;
+    labels.on_new_keys(&proc, || helper::join_keyring(&common.id))?;
     let (count, floor_digest, pod_digest) = (filters.count(), filters.floor_digest.clone(), filters.pod_digest.clone());
-    let payload = Payload::new(&process, common.floor, filters, proc.try_clone().step("keep /proc")?, errors)?;
+    let payload = Payload::new(&process, common.floor, filters, labels, proc.try_clone().step("keep /proc")?, errors)?;
 
     // Everything of the node's is opened before this process leaves it.
     let cgroups = cgroup_procs
@@ -60,7 +68,6 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             options.step(format!("open {}", path.display()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    helper::join_keyring(&common.id)?;
     let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
     let namespaces = namespaces_to_join(&proc, &init)?;
     nix::sched::setns(&init, namespaces).step("join the namespaces of the container")?;

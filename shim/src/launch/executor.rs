@@ -23,6 +23,7 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 
 use super::error::{Failure, chain, go_errno};
 use super::filters::Filters;
+use super::labels::Labels;
 use super::lookup;
 
 /// First byte on the exec pipe once the process is hardened. Without it an end of the pipe means the process died, not
@@ -100,6 +101,7 @@ pub(super) struct Payload {
     pub no_new_privileges: bool,
     floor: bool,
     filters: Filters,
+    labels: Labels,
     /// The node's `/proc`, opened before any of the container's mounts existed: what it says of this process cannot be
     /// faked by an image, nor hidden by a mask.
     proc: OwnedFd,
@@ -113,6 +115,7 @@ impl Payload {
         process: &Process,
         floor: bool,
         filters: Filters,
+        labels: Labels,
         proc: OwnedFd,
         errors: OwnedFd,
     ) -> Result<Self, Failure> {
@@ -134,6 +137,7 @@ impl Payload {
             no_new_privileges,
             floor,
             filters,
+            labels,
             proc,
             errors,
         })
@@ -175,6 +179,7 @@ impl Payload {
         }
         let path = CString::new(program.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
 
+        self.labels.apply(&self.proc)?;
         let no_new_privileges =
             nix::sys::prctl::get_no_new_privs().map_err(|errno| format!("read no_new_privs: {}", go_errno(errno)))?;
         if self.no_new_privileges && !no_new_privileges {

@@ -28,6 +28,7 @@ use self::child::Child;
 pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
+pub use self::labels::Labels;
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
 use crate::rootfs::Mount;
@@ -42,6 +43,7 @@ mod filters;
 mod fs;
 mod helper;
 mod hooks;
+mod labels;
 mod lookup;
 mod normalise;
 mod propagation;
@@ -118,6 +120,8 @@ pub struct Exec {
     pub process: oci_spec::runtime::Process,
     /// The seccomp profile of the container.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The labels of the container, which the process gets whatever it asks for.
+    pub labels: Labels,
     /// The `cgroup.procs` files it enters, by absolute path.
     pub cgroup_procs: Vec<PathBuf>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
@@ -219,6 +223,7 @@ impl Launcher {
             common,
             process: request.process,
             seccomp: request.seccomp,
+            labels: request.labels,
             cgroup_procs: request.cgroup_procs,
         }));
         let launched = self.launch(Verb::Exec, message, streams, Some(&request.init), request.terminal).await?;

@@ -58,6 +58,8 @@ pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) ->
     // Ours goes to execve(2) directly. With a HOME here libcontainer does not ask the C library for one, which would
     // load, into a process that has no filter yet, the module the image's nsswitch.conf names.
     process.set_env(Some(vec!["HOME=/".to_owned()]));
+    // Put on by our own last steps; libcontainer would leave out the SELinux one.
+    process.set_apparmor_profile(None).set_selinux_label(None);
     spec.set_process(Some(process));
 
     let mut root = spec.root().clone().unwrap_or_default();
@@ -73,6 +75,8 @@ pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) ->
         linux.set_rootfs_propagation(Some(root_propagation.to_owned()));
         // Compiled and loaded by us.
         linux.set_seccomp(None);
+        // Put on the mounts that can have one; libcontainer would put it on all.
+        linux.set_mount_label(None);
     }
     if let Some(mounts) = spec.mounts_mut() {
         for mount in mounts {
@@ -85,12 +89,6 @@ pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) ->
 
 /// What neither a container's own process nor one added to it may ask for.
 pub(super) fn check_process(process: &Process) -> Result<(), Unsupported> {
-    if process.apparmor_profile().as_ref().is_some_and(|profile| !profile.is_empty()) {
-        return unsupported("an AppArmor profile is");
-    }
-    if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) {
-        return unsupported("an SELinux label is");
-    }
     if process.exec_cpu_affinity().is_some() {
         return unsupported("execCPUAffinity is");
     }
@@ -130,9 +128,6 @@ fn check_linux(spec: &Spec) -> Result<(), Unsupported> {
     }
     if has(LinuxNamespaceType::Time) || linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) {
         return unsupported("a time namespace is");
-    }
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
-        return unsupported("an SELinux mount label is");
     }
     if linux.personality().is_some() {
         return unsupported("linux.personality is");

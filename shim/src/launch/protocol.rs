@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::Failure;
+use super::labels::Labels;
 use crate::rootfs::Mount;
 
 /// The most descriptors one message carries: the exec pipe, three streams and a pidfd.
@@ -72,6 +73,8 @@ pub(super) struct ExecRequest {
     pub process: Process,
     /// The seccomp profile of the container.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The labels of the container.
+    pub labels: Labels,
     /// The `cgroup.procs` files it enters.
     pub cgroup_procs: Vec<PathBuf>,
 }

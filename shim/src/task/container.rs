@@ -20,7 +20,7 @@ use super::report::{self, Report};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
-use crate::launch::Start;
+use crate::launch::{Labels, Start};
 use crate::policy::ContainerFloor;
 use crate::record::{self, State};
 
@@ -44,6 +44,8 @@ pub struct Container {
     pub floor: ContainerFloor,
     /// How many seccomp filters each of its processes carries at least.
     pub filters: u32,
+    /// The AppArmor profile and SELinux label of its processes.
+    pub labels: Labels,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// What containerd asked of the shim itself.

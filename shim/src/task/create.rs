@@ -226,6 +226,7 @@ impl Pod {
             rootfs,
             floor: hardened.floor(),
             cgroup,
+            labels: hardened.spec().process().as_ref().map(launch::Labels::of).unwrap_or_default(),
             filters: created.filter_count,
             options,
             hooks: LateHooks::of(hardened.spec(), &request.id, bundle),

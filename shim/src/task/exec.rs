@@ -191,6 +191,7 @@ impl Container {
             init,
             process: exec.spec.process().clone(),
             seccomp,
+            labels: self.labels.clone(),
             cgroup_procs: self.cgroup.procs_files(),
             floor: self.floor.mode() == crate::policy::Mode::Enforce,
             stdin: ends.stdin,

@@ -25,6 +25,7 @@ mod create;
 mod exec;
 mod failure;
 mod hostile;
+mod labels;
 
 const TESTS: &[Test] = tests![
     create::a_container_runs_under_the_floor,
@@ -54,6 +55,9 @@ const TESTS: &[Test] = tests![
     hostile::a_working_directory_on_an_inherited_descriptor_is_refused,
     hostile::nsswitch_of_the_image_is_not_followed,
     hostile::a_bad_environment_is_refused_and_a_large_one_passes,
+    labels::a_process_that_cannot_be_labelled_does_not_start,
+    labels::an_exec_that_cannot_be_labelled_does_not_start,
+    labels::a_mount_label_is_refused_where_there_is_no_selinux,
     failure::twenty_failing_creates_leave_nothing,
     failure::a_launch_process_killed_at_any_time_leaves_nothing,
     failure::a_create_that_is_dropped_leaves_nothing,

@@ -159,6 +159,7 @@ impl Bundle {
             init: Arc::new(init.pidfd.try_clone().expect("clone")),
             process: serde_json::from_value(process).expect("process"),
             seccomp: None,
+            labels: curb::launch::Labels::default(),
             cgroup_procs: cgroup_dirs(&self.id).into_iter().map(|dir| dir.join("cgroup.procs")).collect(),
             floor: true,
             stdin: None,
