@@ -29,6 +29,7 @@ pub mod stdio;
 pub mod cgroup;
 pub mod children;
 pub mod events;
+pub mod idmap;
 pub mod leftovers;
 pub mod record;
 

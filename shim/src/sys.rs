@@ -213,6 +213,7 @@ fn close_range(first: c_long, last: c_long) -> io::Result<()> {
 }
 
 /// The argument of mount_setattr(2), `struct mount_attr`.
+#[derive(Default)]
 #[repr(C)]
 struct MountAttr {
     attr_set: u64,
@@ -223,26 +224,33 @@ struct MountAttr {
 
 /// Makes the mount that `mount` stands for read-only.
 pub fn mount_set_read_only(mount: impl AsFd) -> io::Result<()> {
-    mount_setattr(mount.as_fd().as_raw_fd(), 0, libc::MOUNT_ATTR_RDONLY, 0)
+    mount_setattr(mount, false, MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() })
 }
 
 /// Sets how events travel to and from the mount `mount` stands for: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` and
 /// `MS_UNBINDABLE`; `recursive` for the mounts below it as well.
 pub fn mount_set_propagation(mount: impl AsFd, propagation: u64, recursive: bool) -> io::Result<()> {
-    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
-    mount_setattr(mount.as_fd().as_raw_fd(), flags, 0, propagation)
+    mount_setattr(mount, recursive, MountAttr { propagation, ..MountAttr::default() })
 }
 
-fn mount_setattr(mount: RawFd, flags: i32, attr_set: u64, propagation: u64) -> io::Result<()> {
-    let attr = MountAttr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
+/// Maps the owners of what `mount` shows by the mapping of the user namespace `namespace`; `recursive` for the mounts
+/// below it as well. The mount must not be attached yet (mount_setattr(2), ID-mapped mounts).
+pub fn mount_set_id_map(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
+    let userns_fd = namespace.as_fd().as_raw_fd().unsigned_abs().into();
+    let attr = MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(mount, recursive, attr)
+}
+
+fn mount_setattr(mount: impl AsFd, recursive: bool, attr: MountAttr) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated literal, and `attr` is a live `struct mount_attr` of the size passed with it
     // that the kernel only reads.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount,
+            mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | flags,
+            flags,
             &raw const attr,
             size_of::<MountAttr>(),
         )
@@ -284,7 +292,7 @@ pub fn set_io_priority(class: i32, level: i32) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Which side of [`clone_sibling`] this is.
+/// Which side of a clone this is.
 pub enum Cloned {
     /// The new process.
     Child,
@@ -302,6 +310,17 @@ pub enum Cloned {
 /// Fails unless this process has one thread, by `proc`, the node's `/proc`: a copy of a threaded process may only make
 /// async-signal-safe calls, and this one goes on to allocate.
 pub fn clone_sibling(proc: impl AsFd) -> io::Result<Cloned> {
+    // The kernel takes the signal of the caller's own end.
+    clone(proc, libc::CLONE_PARENT, 0)
+}
+
+/// Copies this process, as fork(2) does, into a child that is in a user namespace of its own; the same condition holds
+/// as for [`clone_sibling`].
+pub fn clone_into_user_namespace(proc: impl AsFd) -> io::Result<Cloned> {
+    clone(proc, libc::CLONE_NEWUSER, libc::SIGCHLD)
+}
+
+fn clone(proc: impl AsFd, flags: i32, exit_signal: i32) -> io::Result<Cloned> {
     // A directory has two links and one for each directory in it, here the threads.
     let tasks = rustix::fs::statat(proc, "self/task", rustix::fs::AtFlags::empty())?;
     if tasks.st_nlink != 3 {
@@ -309,11 +328,12 @@ pub fn clone_sibling(proc: impl AsFd) -> io::Result<Cloned> {
     }
     let mut pidfd: RawFd = -1;
     let mut args = [0u64; 8];
-    args[0] = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+    args[0] = (flags | libc::CLONE_PIDFD) as u64;
     args[1] = (&raw mut pidfd) as u64;
-    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags and pidfd;
-    // pidfd points at a live descriptor the kernel fills. No stack is given and memory is not shared, so the child runs
-    // on its own copy of this stack; there is no other thread whose locks it could inherit.
+    args[4] = exit_signal as u64;
+    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags, pidfd and
+    // exit signal; pidfd points at a live descriptor the kernel fills. No stack is given and no flag shares memory, so
+    // the child runs on its own copy of this stack; there is no other thread whose locks it could inherit.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
     match check(pid)? {
         0 => Ok(Cloned::Child),

@@ -18,7 +18,8 @@ use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
 use super::labels::{Labels, label_mounts};
 use super::protocol::{self, CreateRequest};
-use super::{cgroupfs, fs, normalise, propagation};
+use super::userns::UserNamespace;
+use super::{cgroupfs, fs, normalise, propagation, stage, userns};
 
 /// libcontainer's root in the container's directory.
 pub(super) const STATE_DIR: &str = "state";
@@ -52,23 +53,27 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let root = fs::open_root(&rootfs)?;
     fs::check_image(&root)?;
     let mut normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
-    let sealed = match normalised.spec.mounts_mut() {
-        Some(mounts) => {
-            let sealed = cgroupfs::expand(mounts, &hierarchies)?;
-            label_mounts(mounts, mount_label.as_deref())?;
-            sealed
-        }
-        None => Vec::new(),
-    };
-    fs::check_destinations(&root, &rootfs, normalised.spec.mounts().as_deref().unwrap_or_default())?;
-    fs::make_cwd(&root, normalised.spec.mounts().as_deref().unwrap_or_default(), process.cwd())?;
+    let user_namespace = UserNamespace::take(&mut normalised.spec)?;
+    let mut mounts = normalised.spec.mounts().clone().unwrap_or_default();
+    fs::check_destinations(&root, &rootfs, &mounts)?;
+    fs::make_cwd(&root, &mounts, process.cwd(), userns::owner(user_namespace.as_ref(), 0, 0)?)?;
     drop(root);
+    let staged = stage::take(&mut mounts, dir, user_namespace.as_ref())?;
+    let sealed = cgroupfs::expand(&mut mounts, &hierarchies)?;
+    label_mounts(&mut mounts, mount_label.as_deref())?;
+    normalised.spec.set_mounts(Some(mounts));
+    if user_namespace.is_some() {
+        userns::raise_limits(&process)?;
+    }
 
     let config = serde_json::to_vec(&normalised.spec).step("encode the spec")?;
     fs::write_private(&dir.join("config.json"), &config)?;
     let state = dir.join(STATE_DIR);
     std::fs::DirBuilder::new().mode(0o700).create(&state).step(format!("make {}", state.display()))?;
     labels.on_new_keys(&luggage.proc, || helper::join_keyring(&common.id))?;
+    let uid = userns::owner(user_namespace.as_ref(), process.user().uid(), process.user().gid())?.0;
+    let dir = &if staged.is_empty() { dir.clone() } else { stage::lay_out(dir, staged)? };
+    let state = dir.join(STATE_DIR);
 
     let proc = luggage.proc.try_clone().step("keep /proc")?;
     let payload = Payload::new(&process, common.floor, filters, labels, proc, luggage.errors)?;
@@ -82,7 +87,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     } else {
         let [stdin, stdout, stderr] = helper::fill(luggage.streams)?;
         for stream in [&stdin, &stdout, &stderr] {
-            fs::give(stream, process.user().uid())?;
+            fs::give(stream, uid)?;
         }
         builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
     }
@@ -97,7 +102,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let console = console.map(|listener| receive_console(&listener)).transpose()?;
     if let Some(console) = &console {
         resize(console, &process)?;
-        give_terminal(console, process.user().uid())?;
+        give_terminal(console, uid)?;
     }
     propagation::check_proc(&luggage.proc, pid, &masks)?;
     if !normalised.propagation.is_empty() || !sealed.is_empty() {

@@ -12,9 +12,8 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 use nix::unistd::{Gid, Uid};
-use oci_spec::runtime::{IOPriorityClass, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{IOPriorityClass, PosixRlimit, Process};
 use rustix::fs::{CWD, OFlags, ResolveFlags, openat2};
-use rustix::process::{Resource, Rlimit};
 
 use super::error::{Failure, Step, go_errno};
 use super::executor::Payload;
@@ -22,7 +21,8 @@ use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
 use super::labels::Labels;
 use super::protocol::ExecRequest;
-use super::{create, fs, normalise};
+use super::{create, fs, normalise, userns};
+use crate::idmap::IdMap;
 use crate::sys::Cloned;
 
 /// What a process of ours is told before it may go on; an end of the pipe without it means that whoever had to prepare
@@ -69,12 +69,29 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         })
         .collect::<Result<Vec<_>, _>>()?;
     let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
-    let namespaces = namespaces_to_join(&proc, &init)?;
+    let (pid, namespaces) = namespaces_to_join(&proc, &init)?;
+    let new_root = namespaces.contains(CloneFlags::CLONE_NEWUSER);
+    let uid = if new_root {
+        userns::raise_limits(&process)?;
+        userns::host_uid(&IdMap::read(&proc, pid).step("read the id mapping of the container")?, process.user().uid())?
+    } else {
+        process.user().uid()
+    };
+    for stream in streams.iter().flatten() {
+        fs::give(stream, uid)?;
+    }
+    if let Some(score) = process.oom_score_adj() {
+        set_oom_score(&proc, score)?;
+    }
     nix::sched::setns(&init, namespaces).step("join the namespaces of the container")?;
+    if new_root {
+        become_root()?;
+    }
 
     let console = if common.terminal { Some(open_terminal(&process)?) } else { None };
     let streams = match &console {
         Some((_, terminal)) => {
+            fs::give(terminal, process.user().uid())?;
             let copy = || terminal.try_clone().step("copy the terminal");
             [copy()?, copy()?, copy()?]
         }
@@ -84,9 +101,6 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]
         }
     };
-    for stream in &streams {
-        fs::give(stream, process.user().uid())?;
-    }
     match crate::sys::clone_sibling(&proc).step("clone")? {
         Cloned::Child => {
             drop((go, cgroups, init));
@@ -98,9 +112,6 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         Cloned::Parent { pid, pidfd } => {
             for (mut file, path) in cgroups.into_iter().zip(&cgroup_procs) {
                 write!(file, "{pid}").step(format!("write {pid} to {}", path.display()))?;
-            }
-            if let Some(score) = process.oom_score_adj() {
-                set_oom_score(&proc, pid, score)?;
             }
             let console = console.map(|(console, _)| console);
             Ok((Made { pid, pidfd, console, filters: count, floor_digest, pod_digest }, Go(go)))
@@ -123,8 +134,17 @@ fn null() -> Result<OwnedFd, Failure> {
     Ok(null)
 }
 
-/// The namespaces of init that are not this process's own.
-fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<CloneFlags, Failure> {
+/// Makes this process, which is nobody in the user namespace it just entered, its root: what it makes from here on is
+/// the container's.
+fn become_root() -> Result<(), Failure> {
+    let step = "become root in the container's user namespace";
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid).step(step)?;
+    nix::unistd::setresuid(uid, uid, uid).step(step)
+}
+
+/// The pid of init, and its namespaces that are not this process's own.
+fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<(i32, CloneFlags), Failure> {
     const KINDS: [(&str, CloneFlags); 7] = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("mnt", CloneFlags::CLONE_NEWNS),
@@ -139,7 +159,7 @@ fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<CloneFlags, Fail
     let namespace = |pid: &str, kind: &str| nix::fcntl::readlinkat(proc, format!("{pid}/ns/{kind}").as_str());
     let mut join = CloneFlags::empty();
     for (kind, flag) in KINDS {
-        if namespace(&pid, kind).step(step)? != namespace("self", kind).step(step)? {
+        if namespace(&pid.to_string(), kind).step(step)? != namespace("self", kind).step(step)? {
             join |= flag;
         }
     }
@@ -148,19 +168,19 @@ fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<CloneFlags, Fail
     if poll(&mut polled, PollTimeout::ZERO).step(step)? != 0 {
         return Err(Failure::because(step, "its init process is not running"));
     }
-    Ok(join)
+    Ok((pid, join))
 }
 
-fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<String, Failure> {
+fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<i32, Failure> {
     use std::os::fd::AsRawFd;
     let step = "look at init";
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
     let text = std::io::read_to_string(std::fs::File::from(file)).step(step)?;
     let pid =
-        text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse::<u32>().ok());
+        text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse().ok());
     match pid {
-        Some(pid) if pid > 0 => Ok(pid.to_string()),
+        Some(pid) if pid > 0 => Ok(pid),
         _ => Err(Failure::because(step, "it is not running")),
     }
 }
@@ -186,10 +206,10 @@ fn open_terminal(process: &Process) -> Result<(OwnedFd, OwnedFd), Failure> {
     Ok((console, terminal))
 }
 
-fn set_oom_score(proc: &OwnedFd, pid: i32, score: i32) -> Result<(), Failure> {
+/// Sets it on this process, which hands it on: once in a user namespace it could reach neither its own nor another's.
+fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
     let step = "set oom_score_adj";
-    let path = format!("{pid}/oom_score_adj");
-    let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    let file = nix::fcntl::openat(proc, "self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
     let mut file = std::fs::File::from(file);
     let mut text = String::new();
     file.read_to_string(&mut text).step(step)?;
@@ -272,26 +292,6 @@ fn enter(
 }
 
 fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
-    let resource = match limit.typ() {
-        PosixRlimitType::RlimitCpu => Resource::Cpu,
-        PosixRlimitType::RlimitFsize => Resource::Fsize,
-        PosixRlimitType::RlimitData => Resource::Data,
-        PosixRlimitType::RlimitStack => Resource::Stack,
-        PosixRlimitType::RlimitCore => Resource::Core,
-        PosixRlimitType::RlimitRss => Resource::Rss,
-        PosixRlimitType::RlimitNproc => Resource::Nproc,
-        PosixRlimitType::RlimitNofile => Resource::Nofile,
-        PosixRlimitType::RlimitMemlock => Resource::Memlock,
-        PosixRlimitType::RlimitAs => Resource::As,
-        PosixRlimitType::RlimitLocks => Resource::Locks,
-        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
-        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
-        PosixRlimitType::RlimitNice => Resource::Nice,
-        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
-        PosixRlimitType::RlimitRttime => Resource::Rttime,
-    };
-    let bound = |value: u64| (value != u64::MAX).then_some(value);
-    let new = Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) };
-    rustix::process::setrlimit(resource, new)
+    rustix::process::setrlimit(userns::resource(limit.typ()), userns::rlimit(limit))
         .map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
 }

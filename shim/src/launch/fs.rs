@@ -89,21 +89,21 @@ fn dangling(root: &OwnedFd, path: &Path) -> Option<PathBuf> {
 /// link. libcontainer refuses it, runc makes it.
 fn make_target(root: &OwnedFd, mount: &Mount, target: &Path) -> io::Result<()> {
     if !is_bind(mount) || mount.source().as_ref().is_some_and(|source| source.is_dir()) {
-        return make_dirs(root, target);
+        return make_dirs(root, target, NODE_ROOT);
     }
-    make_dirs(root, target.parent().unwrap_or(Path::new("/")))?;
+    make_dirs(root, target.parent().unwrap_or(Path::new("/")), NODE_ROOT)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, target, flags, Mode::from_raw_mode(0o644), resolve)?;
     Ok(())
 }
 
-/// Makes the working directory if it is missing, as runc does: owned by root, in the image or in the volume that covers
-/// it.
+/// Makes the working directory if it is missing, as runc does: owned by root, in the image, where that is `root` on the
+/// node, or in the volume that covers it.
 ///
 /// Where only the container itself could make it (a tmpfs of its own, a read-only volume) it stays missing and the
 /// create fails on it.
-pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path) -> Result<(), Failure> {
+pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path, root: (u32, u32)) -> Result<(), Failure> {
     let step = || format!("make the working directory {}", cwd.display());
     if !cwd.is_absolute() {
         return Err(Failure::because(step(), "it must be an absolute path"));
@@ -111,11 +111,11 @@ pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path) -> Result
     let cwd = clean(cwd);
     let covering = mounts.iter().rev().filter(|mount| cwd.starts_with(clean(mount.destination())));
     match covering.max_by_key(|mount| clean(mount.destination()).components().count()) {
-        None => make_dirs(rootfs, &cwd).step(step()),
+        None => make_dirs(rootfs, &cwd, root).step(step()),
         Some(mount) if is_bind(mount) && !is_read_only(mount) => {
             let below = cwd.strip_prefix(clean(mount.destination())).unwrap_or(Path::new(""));
             match mount.source() {
-                Some(source) if !below.as_os_str().is_empty() => make_dirs(open_root(source)?, below).step(step()),
+                Some(source) if !below.as_os_str().is_empty() => make_dirs(open_root(source)?, below, NODE_ROOT).step(step()),
                 _ => Ok(()),
             }
         }
@@ -127,7 +127,9 @@ fn is_read_only(mount: &Mount) -> bool {
     mount.options().iter().flatten().any(|option| option == "ro" || option == "rro")
 }
 
-fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<()> {
+const NODE_ROOT: (u32, u32) = (0, 0);
+
+fn make_dirs(root: impl AsFd, path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
@@ -142,7 +144,12 @@ fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<()> {
             }
             let parent = open(&done)?;
             match rustix::fs::mkdirat(&parent, name.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Ok(()) => {
+                    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+                    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+                    rustix::fs::chownat(&parent, name.as_os_str(), Some(uid), Some(gid), flags)?;
+                }
+                Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
             open(&next)?;
@@ -178,7 +185,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 
@@ -191,8 +198,9 @@ mod tests {
     #[test]
     fn a_missing_working_directory_is_made_inside_the_root() {
         let (dir, fd) = root();
-        make_cwd(&fd, &[], Path::new("/a/../b/c")).expect("made");
-        assert!(dir.path().join("b/c").is_dir());
+        make_cwd(&fd, &[], Path::new("/a/../b/c"), (7, 8)).expect("made");
+        let made = std::fs::metadata(dir.path().join("b/c")).expect("made");
+        assert_eq!((made.is_dir(), made.uid(), made.gid()), (true, 7, 8));
     }
 
     #[test]
@@ -201,10 +209,10 @@ mod tests {
         let outside = tempfile::tempdir().expect("tempdir");
         std::fs::create_dir(dir.path().join("in")).expect("mkdir");
         symlink("/in", dir.path().join("link")).expect("symlink");
-        make_cwd(&fd, &[], Path::new("/link/x")).expect("made");
+        make_cwd(&fd, &[], Path::new("/link/x"), NODE_ROOT).expect("made");
         assert!(dir.path().join("in/x").is_dir());
         symlink(outside.path(), dir.path().join("out")).expect("symlink");
-        assert!(make_cwd(&fd, &[], Path::new("/out/x")).is_err());
+        assert!(make_cwd(&fd, &[], Path::new("/out/x"), NODE_ROOT).is_err());
         assert_eq!(outside.path().read_dir().expect("read").count(), 0);
     }
 
@@ -218,9 +226,9 @@ mod tests {
             }))
             .expect("mount")
         };
-        make_cwd(&fd, &[mount(&["rbind", "ro"])], Path::new("/data/x")).expect("left");
+        make_cwd(&fd, &[mount(&["rbind", "ro"])], Path::new("/data/x"), NODE_ROOT).expect("left");
         assert!(!volume.path().join("x").exists());
-        make_cwd(&fd, &[mount(&["rbind"])], Path::new("/data/x")).expect("made");
+        make_cwd(&fd, &[mount(&["rbind"])], Path::new("/data/x"), NODE_ROOT).expect("made");
         assert!(volume.path().join("x").is_dir());
         assert!(!dir.path().join("data").exists());
     }

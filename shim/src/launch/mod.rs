@@ -48,6 +48,8 @@ mod lookup;
 mod normalise;
 mod propagation;
 mod protocol;
+mod stage;
+mod userns;
 
 /// First argument of the binary when it is to be a launch process.
 pub const VERB: &str = "launch";

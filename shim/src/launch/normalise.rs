@@ -43,7 +43,7 @@ pub(super) struct Normalised {
 pub(super) fn normalise(mut spec: Spec, rootfs: &Path, privileged_load: bool) -> Result<Normalised, Unsupported> {
     check_hooks(spec.hooks().as_ref())?;
     check_linux(&spec)?;
-    let propagation = check_mounts(spec.mounts().as_deref().unwrap_or_default())?;
+    let propagation = check_mounts(&spec)?;
     let Some(mut process) = spec.process().clone() else {
         return unsupported("a container without a process is");
     };
@@ -118,8 +118,11 @@ fn check_linux(spec: &Spec) -> Result<(), Unsupported> {
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     let has = |typ| namespaces.iter().any(|namespace| namespace.typ() == typ);
     let mapped = |map: &Option<Vec<_>>| map.as_ref().is_some_and(|map| !map.is_empty());
-    if has(LinuxNamespaceType::User) || mapped(linux.uid_mappings()) || mapped(linux.gid_mappings()) {
-        return unsupported("user namespaces are");
+    match (has(LinuxNamespaceType::User), mapped(linux.uid_mappings()), mapped(linux.gid_mappings())) {
+        (true, true, true) | (false, false, false) => {}
+        // Whose the streams are to be, and whether root is somebody else, could not be told.
+        (true, ..) => return unsupported("a user namespace without both of its id mappings is"),
+        (false, ..) => return unsupported("an id mapping without a user namespace is"),
     }
     if !has(LinuxNamespaceType::Mount)
         || namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_some())
@@ -149,9 +152,11 @@ fn check_linux(spec: &Spec) -> Result<(), Unsupported> {
     Ok(())
 }
 
-fn check_mounts(mounts: &[Mount]) -> Result<Vec<Propagation>, Unsupported> {
+fn check_mounts(spec: &Spec) -> Result<Vec<Propagation>, Unsupported> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let in_user_namespace = namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User);
     let mut found = Vec::new();
-    for mount in mounts {
+    for mount in spec.mounts().iter().flatten() {
         let destination = clean(mount.destination());
         let shown = destination.display();
         let options = mount.options().as_deref().unwrap_or_default();
@@ -173,9 +178,14 @@ fn check_mounts(mounts: &[Mount]) -> Result<Vec<Propagation>, Unsupported> {
             // Device nodes and links would be made in the source.
             return unsupported("a volume mounted at /dev is");
         }
-        let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-        if mapped || options.iter().any(|option| option == "idmap" || option == "ridmap") {
-            return unsupported(format!("the id-mapped mount at {shown} is"));
+        let lists = [mount.uid_mappings(), mount.gid_mappings()];
+        let given = lists.iter().filter(|list| list.as_ref().is_some_and(|list| !list.is_empty())).count();
+        let mapped = given != 0 || options.iter().any(|option| is_id_map(option));
+        if given == 1 || (mapped && !is_bind(mount)) {
+            return unsupported(format!("the id mapping of the mount at {shown}, which must be of users and groups and on a bind mount, is"));
+        }
+        if mapped && given == 0 && !in_user_namespace {
+            return unsupported(format!("the id-mapped mount at {shown}, with no mapping of its own or of the container, is"));
         }
         if let Some(option) = options.iter().find(|option| *option == "tmpcopyup") {
             return unsupported(format!("the option {option} of the mount at {shown} is"));
@@ -233,6 +243,11 @@ fn kind_of(option: &str) -> Option<(libc::c_ulong, bool)> {
         "runbindable" => (libc::MS_UNBINDABLE, true),
         _ => return None,
     })
+}
+
+/// Whether a mount option asks for mapped owners.
+pub(super) fn is_id_map(option: &str) -> bool {
+    matches!(option, "idmap" | "ridmap")
 }
 
 /// Whether libcontainer binds this mount.

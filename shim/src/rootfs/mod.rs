@@ -4,8 +4,10 @@
 //! inside the root filesystem, a read-only or restricted bind keeps the restrictions its source already had, and what
 //! is not understood is an error.
 //!
-//! [`mount_all`] may change the working directory for a moment and so belongs in a process with one thread.
+//! [`mount_all`] may change the working directory and the mount namespace for a moment and so belongs in a process with
+//! one thread.
 
+mod idmapped;
 mod loopdev;
 mod options;
 mod overlay;
@@ -74,8 +76,13 @@ pub enum RootfsError {
         source: io::Error,
     },
     /// `uidmap=` or `gidmap=`.
-    #[error("id-mapped rootfs is not supported yet")]
-    IdMapped,
+    #[error("id mapping of users {uids:?} and groups {gids:?}: both must be lists of container:host:size")]
+    BadIdMap {
+        /// What is to be mapped of users.
+        uids: String,
+        /// What is to be mapped of groups.
+        gids: String,
+    },
     /// A type that needs a helper program.
     #[error("filesystem type {0:?} needs a mount helper, which is not supported")]
     Helper(String),
@@ -150,7 +157,11 @@ fn mount_one(mount: &Mount, rootfs: &Path, mounted: &mut Vec<PathBuf>) -> Result
         source,
     };
 
-    if mount.fstype == "overlay" && overlay::is_long(&mount.options) {
+    // An overlay shows the owners its layers show, and cannot be mapped itself.
+    let id_map = options.id_map.as_ref().filter(|_| !options.flags.contains(MsFlags::MS_REMOUNT));
+    if let ("overlay", Some(id_map)) = (mount.fstype.as_str(), id_map) {
+        idmapped::mount_overlay(mount, &options, id_map, &target).map_err(failed)?;
+    } else if mount.fstype == "overlay" && overlay::is_long(&mount.options) {
         overlay::mount_long(mount, &options, &target, &failed)?;
     } else {
         // Held until the mount holds the device itself: it clears itself when nobody does.
@@ -165,7 +176,12 @@ fn mount_one(mount: &Mount, rootfs: &Path, mounted: &mut Vec<PathBuf>) -> Result
     mounted.push(target.path.clone());
 
     // Only a fresh look at the path finds the new mount; the descriptor still stands on what it covers.
-    let target = Target::resolve(rootfs, &mount.target)?;
+    let mut target = Target::resolve(rootfs, &mount.target)?;
+    if let (true, Some(id_map)) = (mount.fstype != "overlay", id_map) {
+        idmapped::cover(id_map, &target).map_err(failed)?;
+        mounted.push(target.path.clone());
+        target = Target::resolve(rootfs, &mount.target)?;
+    }
     let on_target = target.proc_path();
     if let Some(flags) = options.bind_remount() {
         // A bind ignores all flags but MS_REC (mount(2)), and a remount drops those it does not repeat.

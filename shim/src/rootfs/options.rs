@@ -3,6 +3,7 @@
 use nix::mount::MsFlags;
 
 use super::RootfsError;
+use crate::idmap::IdMap;
 
 /// What one mount's options say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) struct Options {
     pub loop_device: bool,
     /// The loop device bypasses the page cache.
     pub direct_io: bool,
+    /// How owners are mapped (`uidmap=` and `gidmap=`).
+    pub id_map: Option<IdMap>,
 }
 
 /// The kernel reads one page of data (mount(2)), the last byte of it the end of the string.
@@ -31,14 +34,18 @@ impl Options {
             data: Vec::new(),
             loop_device: false,
             direct_io: false,
+            id_map: None,
         };
+        let (mut uids, mut gids) = (None, None);
         for option in options {
             if option.contains('\0') {
                 return Err(RootfsError::Nul(option.clone()));
             } else if option.starts_with("X-containerd.") {
                 return Err(RootfsError::Unconsumed(option.clone()));
-            } else if option.starts_with("uidmap=") || option.starts_with("gidmap=") {
-                return Err(RootfsError::IdMapped);
+            } else if let Some(map) = option.strip_prefix("uidmap=") {
+                uids = Some(map);
+            } else if let Some(map) = option.strip_prefix("gidmap=") {
+                gids = Some(map);
             } else if let Some((set, flag)) = flag(option) {
                 parsed.flags.set(flag, set);
             } else if let Some(propagation) = propagation(option) {
@@ -49,6 +56,14 @@ impl Options {
                 parsed.data.push(option.clone());
             }
         }
+        parsed.id_map = match (uids, gids) {
+            (None, None) => None,
+            (uids, gids) => {
+                let (uids, gids) = (uids.unwrap_or_default(), gids.unwrap_or_default());
+                let bad = || RootfsError::BadIdMap { uids: uids.to_owned(), gids: gids.to_owned() };
+                Some(IdMap::parse(uids, gids).ok_or_else(bad)?)
+            }
+        };
         if parsed.loop_device {
             let before = parsed.data.len();
             parsed.data.retain(|option| option != "direct-io");
@@ -166,9 +181,16 @@ mod tests {
     }
 
     #[test]
+    fn an_id_mapping_takes_both_of_its_options_for_itself() {
+        let options = parse(&["uidmap=0:1000:1", "index=off", "gidmap=0:2000:1"]);
+        assert_eq!(options.id_map, IdMap::parse("0:1000:1", "0:2000:1"));
+        assert_eq!(options.data_string("x").unwrap(), "index=off");
+    }
+
+    #[test]
     fn options_that_cannot_be_honoured_are_refused() {
         let refusal = |option: &str| Options::parse(&[option.to_owned()]).unwrap_err().to_string();
-        assert_eq!(refusal("uidmap=0:1000:1"), "id-mapped rootfs is not supported yet");
+        assert!(refusal("uidmap=0:1000:1").contains("both"));
         assert!(refusal("X-containerd.mkdir=1").contains("mount manager"));
         assert!(refusal("a\0b").contains("NUL"));
     }

@@ -18,7 +18,7 @@ use super::{Mount, RootfsError, Target, mount2};
 const MARGIN: usize = 512;
 /// fsconfig(2) takes strings shorter than this.
 const FSCONFIG_MAX: usize = 256;
-const LOWERDIR: &str = "lowerdir=";
+pub(super) const LOWERDIR: &str = "lowerdir=";
 
 /// Whether the options may not fit into a page, as containerd counts them.
 pub(super) fn is_long(options: &[String]) -> bool {
