@@ -26,6 +26,7 @@ mod exec;
 mod failure;
 mod hostile;
 mod labels;
+mod userns;
 
 const TESTS: &[Test] = tests![
     create::a_container_runs_under_the_floor,
@@ -58,6 +59,17 @@ const TESTS: &[Test] = tests![
     labels::a_process_that_cannot_be_labelled_does_not_start,
     labels::an_exec_that_cannot_be_labelled_does_not_start,
     labels::a_mount_label_is_refused_where_there_is_no_selinux,
+    userns::root_of_a_new_user_namespace_is_nobody_on_the_node_and_under_the_floor,
+    userns::a_user_namespace_is_joined_by_path,
+    userns::an_exec_joins_the_user_namespace,
+    userns::terminals_belong_to_the_user_inside,
+    userns::a_mapped_volume_shows_and_keeps_the_owners_of_the_container,
+    userns::a_mount_is_mapped_without_a_user_namespace,
+    userns::an_overlay_with_mapped_layers_is_a_root_file_system,
+    userns::a_bind_with_mapped_owners_is_a_root_file_system,
+    userns::recursive_read_only_holds_below_the_mount,
+    userns::what_the_kernel_or_the_spec_does_not_map_fails_the_create,
+    userns::a_link_of_the_image_leads_nowhere_from_a_user_namespace,
     failure::twenty_failing_creates_leave_nothing,
     failure::a_launch_process_killed_at_any_time_leaves_nothing,
     failure::a_create_that_is_dropped_leaves_nothing,

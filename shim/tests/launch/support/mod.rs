@@ -35,7 +35,7 @@ impl Bundle {
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox");
         for applet in
-            ["sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep"]
+            ["sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep", "chown", "rm", "touch"]
         {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
         }
