@@ -7,6 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::idmap::IdMap;
 use crate::policy::Facts;
 
 /// Largest `config.json` accepted, in bytes. containerd's own are some tens of kilobytes; a pod whose environment fills
@@ -89,6 +90,62 @@ pub fn shared_with_node(pid: i32) -> std::io::Result<Option<LinuxNamespaceType>>
         }
     }
     Ok(None)
+}
+
+/// Why the user namespace of a process is not the one it is to have.
+#[derive(Debug, thiserror::Error)]
+pub enum UserNamespaceError {
+    /// The process is gone, or the leader.
+    #[error("read the namespaces of process {pid}")]
+    Read {
+        /// Whose.
+        pid: i32,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It has none of its own.
+    #[error("it is the node's")]
+    Node,
+    /// Another pod's.
+    #[error("it is not the pod's")]
+    Stranger,
+    /// Ids are mapped otherwise than the spec says.
+    #[error("the kernel maps ids as {0:?}")]
+    Mapping(IdMap),
+}
+
+/// The mapping of the user namespace of process `pid`, made from `spec`; `None` if the spec asks for none.
+///
+/// It must be what the spec says, by which root was judged, and, where `leader` is the pid of the pod's first container
+/// and the spec joins a namespace, the one that container is in.
+///
+/// # Errors
+/// [`UserNamespaceError`] for any other.
+pub fn user_namespace(pid: i32, spec: &Spec, leader: Option<i32>) -> Result<Option<IdMap>, UserNamespaceError> {
+    let Some(linux) = spec.linux() else { return Ok(None) };
+    let entry = linux.namespaces().iter().flatten().find(|entry| entry.typ() == LinuxNamespaceType::User);
+    let Some(entry) = entry else { return Ok(None) };
+    let id = |pid: i32| {
+        let found = fs::metadata(format!("/proc/{pid}/ns/user"));
+        let found = found.map_err(|source| UserNamespaceError::Read { pid, source })?;
+        Ok((found.dev(), found.ino()))
+    };
+    let own = id(pid)?;
+    if own == id(nix::unistd::getpid().as_raw())? {
+        return Err(UserNamespaceError::Node);
+    }
+    if let (Some(leader), true) = (leader, entry.path().is_some())
+        && own != id(leader)?
+    {
+        return Err(UserNamespaceError::Stranger);
+    }
+    let map = fs::File::open("/proc").and_then(|proc| IdMap::read(proc, pid));
+    let map = map.map_err(|source| UserNamespaceError::Read { pid, source })?;
+    if map != IdMap::of(linux.uid_mappings().as_ref(), linux.gid_mappings().as_ref()) {
+        return Err(UserNamespaceError::Mapping(map));
+    }
+    Ok(Some(map))
 }
 
 /// The file under `/proc/<pid>/ns` for a namespace type (namespaces(7)).

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::api::cri::{
-    AttachRequest, Capability, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats,
+    AttachRequest, Capability, ExecRequest, IdMapping, UserNamespace, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats,
     ContainerStatsRequest, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
@@ -96,6 +96,14 @@ impl<'n> PodBuilder<'n> {
     /// One pid namespace for all containers of the pod (`shareProcessNamespace: true`).
     pub fn shared_pid(mut self) -> Self {
         self.namespaces().pid = NamespaceMode::Pod.into();
+        self
+    }
+
+    /// A user namespace (`hostUsers: false`) whose ids begin at `host_id` on the node.
+    pub fn user_namespace(mut self, host_id: u32) -> Self {
+        let ids = vec![IdMapping { host_id, container_id: 0, length: 65536 }];
+        self.namespaces().userns_options =
+            Some(UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids });
         self
     }
 
@@ -289,6 +297,18 @@ impl<'p, 'n> ContainerBuilder<'p, 'n> {
         self
     }
 
+    /// Binds a path of the node with its owners mapped as the pod's user namespace maps them.
+    pub fn mapped_mount(self, host_path: &str, container_path: &str) -> Self {
+        let pod = self.pod.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let options = pod.and_then(|security| security.namespace_options.as_ref());
+        let map = options.and_then(|options| options.userns_options.clone()).unwrap_or_default();
+        let mut mapped = self.mount(host_path, container_path, false);
+        if let Some(mount) = mapped.config.mounts.last_mut() {
+            (mount.uid_mappings, mount.gid_mappings) = (map.uids, map.gids);
+        }
+        mapped
+    }
+
     /// Adds an annotation.
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
         self.config.annotations.insert(key.to_owned(), value.to_owned());
@@ -393,6 +413,14 @@ impl Container<'_> {
         let request =
             AttachRequest { container_id: self.id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
         Ok(self.node.cri().await?.attach(request).await.map_err(message)?.into_inner().url)
+    }
+
+    /// Exec with a terminal; the URL to open.
+    pub async fn exec_terminal<const N: usize>(&self, words: [&str; N]) -> Result<String> {
+        let cmd = words.map(str::to_owned).to_vec();
+        let request =
+            ExecRequest { container_id: self.id.clone(), cmd, tty: true, stdin: true, stdout: true, stderr: false };
+        Ok(self.node.cri().await?.exec(request).await.map_err(message)?.into_inner().url)
     }
 
     /// ContainerStats.

@@ -12,21 +12,21 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 
 /// Encodes the reply.
 ///
-/// The document names user namespaces and id-mapped mounts only once they are enforced: the kubelet sends pods with
-/// `hostUsers: false` to any handler that advertises them. Its `linux` object is never absent, because containerd
-/// dereferences it without a check (`core/runtime/v2/task_manager.go`, `supportsIDMapMounts`).
+/// The kubelet sends pods with `hostUsers: false` to any handler that names user namespaces and id-mapped mounts here.
+/// The document's `linux` object is never absent, because containerd dereferences it without a check
+/// (`core/runtime/v2/task_manager.go`, `supportsIDMapMounts`).
 pub fn reply() -> Result<Vec<u8>, VerbError> {
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
         "hooks": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"],
         "mountOptions": [
-            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "nodev", "nodiratime", "noexec",
-            "norelatime", "nostrictatime", "nosuid", "private", "rbind", "relatime", "ro", "rprivate", "rro", "rshared",
-            "rslave", "rw", "shared", "slave", "strictatime", "suid", "sync",
+            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "nodev", "nodiratime",
+            "noexec", "norelatime", "nostrictatime", "nosuid", "private", "rbind", "relatime", "ridmap", "ro", "rprivate",
+            "rro", "rshared", "rslave", "rw", "shared", "slave", "strictatime", "suid", "sync",
         ],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": ["CAP_NET_BIND_SERVICE"],
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false },
             "seccomp": {
@@ -38,7 +38,7 @@ pub fn reply() -> Result<Vec<u8>, VerbError> {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
         },
         "annotations": { "org.opencontainers.runc.checkpoint.enabled": "false" },
     });
@@ -63,12 +63,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_features_hold_what_containerd_dereferences_and_recursive_read_only() {
+    fn the_features_hold_what_containerd_asks_a_handler_for() {
         let info = RuntimeInfo::parse_from_bytes(&reply().expect("reply")).expect("protobuf");
         let features: serde_json::Value = serde_json::from_slice(&info.features.value).expect("json");
         assert!(features["linux"].is_object());
         assert!(features["mountOptions"].as_array().expect("list").contains(&json!("rro")));
         let namespaces = features["linux"]["namespaces"].as_array().expect("list");
-        assert!(!namespaces.contains(&json!("user")), "user namespaces are refused, so they are not advertised");
+        assert!(namespaces.contains(&json!("user")));
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
     }
 }

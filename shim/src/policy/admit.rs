@@ -1,12 +1,13 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount,
+    Spec,
 };
 
 use super::floor::{
     HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS,
-    PRIVILEGED, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS,
+    PRIVILEGED, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process};
@@ -94,6 +95,7 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
     }
     if let Some(linux) = spec.linux() {
         denials.extend(host_namespaces(linux, facts));
+        denials.extend(maps_node_root(linux));
         denials.extend(unsafe_sysctl(linux));
     }
     denials.extend(privileged(spec));
@@ -108,11 +110,17 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
 /// A container must have its own namespace, or one of its pod's, of each of these kinds. A cgroup namespace is not
 /// among them: CRI asks for none on cgroup v1, and without one a container sees the path of its cgroup and no more.
 fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
-    use LinuxNamespaceType::{Ipc, Mount, Network, Pid, Uts};
+    use LinuxNamespaceType::{Ipc, Mount, Network, Pid, User, Uts};
     let listed = linux.namespaces().as_deref().unwrap_or_default();
-    let shared: Vec<&str> = [(Pid, "pid"), (Ipc, "ipc"), (Network, "network"), (Uts, "uts"), (Mount, "mount")]
+    let kinds =
+        [(Pid, "pid"), (Ipc, "ipc"), (Network, "network"), (Uts, "uts"), (Mount, "mount"), (User, "user")];
+    let shared: Vec<&str> = kinds
         .into_iter()
-        .filter(|(kind, _)| facts.host_namespaces_joined.contains(kind) || !listed.iter().any(|n| n.typ() == *kind))
+        .filter(|(kind, _)| {
+            // None of its own is what most pods have; the node's by path is none that was meant.
+            let missing = *kind != User && !listed.iter().any(|n| n.typ() == *kind);
+            missing || facts.host_namespaces_joined.contains(kind)
+        })
         .map(|(_, name)| name)
         .collect();
     if shared.is_empty() {
@@ -121,6 +129,20 @@ fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
     let plural = if shared.len() == 1 { "" } else { "s" };
     let found = format!("pod shares the node's {} namespace{plural}", shared.join(", "));
     Some(Denial::new(&HOST_NAMESPACES, found))
+}
+
+/// An id of the container that is root on the node, if any. Ids ascend from `hostID`, so no other can be.
+fn maps_node_root(linux: &Linux) -> Option<Denial> {
+    let find = |list: &Option<Vec<LinuxIdMapping>>| {
+        let root = |mapping: &&LinuxIdMapping| mapping.host_id() == 0 && mapping.size() > 0;
+        list.iter().flatten().find(root).map(LinuxIdMapping::container_id)
+    };
+    let (kind, id) = match (find(linux.uid_mappings()), find(linux.gid_mappings())) {
+        (Some(uid), _) => ("uid", uid),
+        (None, Some(gid)) => ("gid", gid),
+        (None, None) => return None,
+    };
+    Some(Denial::new(&USER_NAMESPACE, format!("{kind} {id} of the container is {kind} 0 of the node")))
 }
 
 /// The first sysctl that is not of a namespace, if any. libcontainer refuses most of them too, after the root file system is mounted.

@@ -159,6 +159,15 @@ rules! {
         cis: Some("5.2.3, 5.2.4, 5.2.5"),
         nist: Some("3.5.2"),
     }
+    USER_NAMESPACE {
+        id: "user-namespace",
+        level: Level::Refuse,
+        reason: "an id that a user namespace maps to the node's root is the node's root, whatever it is called inside",
+        fix: "have the node's administrator give pods ranges of ids that begin above 0, or set hostUsers: true",
+        pss: None,
+        cis: Some("5.2.7"),
+        nist: Some("4.4.3"),
+    }
     PRIVILEGED {
         id: "privileged",
         level: Level::Refuse,

@@ -88,6 +88,7 @@ fn broken() -> Vec<(&'static str, Spec)> {
         ("privileged", container(&[("/process/capabilities", every_capability())])),
         ("privileged", container(&[("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]))])),
         ("privileged", container(&[("/linux/maskedPaths", json!(null)), ("/mounts/4", writable_sys)])),
+        ("user-namespace", container(&[("/linux/gidMappings", json!([{"containerID": 9, "hostID": 0, "size": 1}]))])),
         ("start-container-hooks", container(&[("/hooks", hook)])),
         ("unsafe-sysctls", container(&[("/linux/sysctl", json!({"kernel.core_pattern": "|/agent/runtime/x"}))])),
         ("invalid-spec", container(&[("/root", json!(null))])),

@@ -14,6 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::idmap::IdMap;
+
 pub use kernel::{KernelView, cgroup_paths, init_start_ticks, kernel_view};
 pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
@@ -125,6 +127,10 @@ pub struct Record {
     /// What the kernel said of init once the workload ran.
     #[serde(default)]
     pub kernel: Option<KernelView>,
+    /// The mapping of the container's user namespace, as the kernel has it: ids elsewhere in the record are the node's.
+    /// `None` where the container is in the node's own.
+    #[serde(default)]
+    pub user_namespace: Option<IdMap>,
     /// The filters loaded into init.
     #[serde(default)]
     pub filters: Filters,
@@ -168,6 +174,7 @@ impl Record {
             limits_asked: Limits::default(),
             limits_enforced: Limits::default(),
             kernel: None,
+            user_namespace: None,
             filters: Filters::default(),
             state: if refused { State::Refused } else { State::Created },
             pid: None,
@@ -364,6 +371,7 @@ mod tests {
         let mut record = Record::new("k8s.io", "a1", Verdict::Amend, Mode::Enforce, UNIX_EPOCH);
         record.changes.push(Change { rule: "root.readonly".into(), what: "set to true".into() });
         record.limits_enforced.memory = Some(536_870_912);
+        record.user_namespace = IdMap::parse("0:100000:65536", "0:200000:65536");
         record.kernel = Some(KernelView { cap_bounding: 1 << 10, ..KernelView::default() });
         record.cgroup_paths.insert("memory".into(), "/kubepods/a1".into());
         record.exit = Some(Exit { status: 137, at: timestamp(UNIX_EPOCH) });

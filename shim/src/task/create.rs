@@ -196,6 +196,12 @@ impl Pod {
                     )));
                 }
             }
+            let leader = (request.id != self.group)
+                // No process has the number 0, so a leader that is gone lets nobody join it.
+                .then(|| self.get(&self.group).map_or(0, |leader| leader.init.pid()));
+            let id_map = facts::user_namespace(created.init.pid, hardened.spec(), leader)
+                .map_err(|error| TaskError::failed("check the user namespace of init", &error))?;
+            report.user_namespace(id_map);
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
             let asked = hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
             cgroup.deny_console(asked).map_err(|error| TaskError::failed("narrow the container's devices", &error))?;

@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use crate::cgroup::{self, Cgroup};
 use crate::children;
 use crate::error::chain;
+use crate::idmap::IdMap;
 use crate::policy::{self, ContainerFloor, Denied, Hardened};
 use crate::record::{self, Change, Denial, Exit, Identity, KernelView, Limits, Mode, Record, State, Store, Verdict};
 
@@ -90,6 +91,11 @@ impl Report {
         }
         self.record.limits_enforced = enforced(limits);
         self.record.filters = filters;
+    }
+
+    /// Init is in a user namespace with this mapping, or in the node's.
+    pub fn user_namespace(&mut self, map: Option<IdMap>) {
+        self.record.user_namespace = map;
     }
 
     /// The program runs.

@@ -80,7 +80,20 @@ fn what_is_not_supported_is_refused_by_name() {
             "id-mapped",
             Box::new(mount(json!({ "destination": "/m", "type": "bind", "source": "/s", "options": ["ridmap"] }))),
         ),
-        ("user namespaces", Box::new(|spec| spec["linux"]["namespaces"][1]["type"] = "user".into())),
+        (
+            "must be of users and groups",
+            Box::new(mount(json!({ "destination": "/m", "type": "bind", "source": "/s", "options": ["bind"],
+                "uidMappings": [{ "containerID": 0, "hostID": 1, "size": 1 }] }))),
+        ),
+        (
+            "on a bind mount",
+            Box::new(mount(json!({ "destination": "/m", "type": "tmpfs", "source": "t", "options": ["idmap"] }))),
+        ),
+        (
+            "an id mapping without a user namespace",
+            Box::new(|spec| spec["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 1, "size": 1 }])),
+        ),
+        ("both of its id mappings", Box::new(|spec| spec["linux"]["namespaces"][1]["type"] = "user".into())),
         ("mount namespace", Box::new(|spec| spec["linux"]["namespaces"] = json!([{ "type": "pid" }]))),
         ("startContainer", Box::new(|spec| spec["hooks"] = json!({ "startContainer": [{ "path": "/x" }] }))),
         ("netDevices", Box::new(|spec| spec["linux"]["netDevices"] = json!({ "eth0": {} }))),

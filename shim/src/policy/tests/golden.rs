@@ -106,6 +106,7 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
         ("/process/cwd", json!(long[1..])),
         ("/process/user/uid", json!(0)),
         ("/linux/namespaces", json!([])),
+        ("/linux/uidMappings", json!([{"containerID": u32::MAX, "hostID": 0, "size": 1}])),
         ("/hooks", json!({"startContainer": [{"path": long}]})),
         ("/linux/sysctl", json!({long.clone(): "x"})),
         ("/process/capabilities", every_capability()),
@@ -115,8 +116,8 @@ fn the_worst_sentence_fits_and_keeps_its_fix() {
     ]);
     let denied = judge(spec).unwrap_err();
     let ids: Vec<_> = denied.denials().iter().map(Denial::rule).collect();
-    let expected = ["invalid-process", "invalid-unified", "run-as-root", "host-namespaces", "unsafe-sysctls"];
-    assert_eq!(ids, [&expected[..], &["privileged", "start-container-hooks"]].concat());
+    let expected = ["invalid-process", "invalid-unified", "run-as-root", "host-namespaces", "user-namespace"];
+    assert_eq!(ids, [&expected[..], &["unsafe-sysctls", "privileged", "start-container-hooks"]].concat());
     for denial in denied.denials() {
         let alone = Denied::new(vec![denial.clone(); 100]).unwrap().to_string();
         assert!(alone.chars().count() <= 200, "{alone}");
@@ -176,10 +177,29 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
             ("/linux/uidMappings", json!([{"containerID": container_id, "hostID": host, "size": size}])),
         ])
     };
+    let with_gids = |host: u32| {
+        let mut spec = mapped(100_000, 0, 65536);
+        let gids = serde_json::from_value(json!([{"containerID": 5, "hostID": host, "size": 1}])).unwrap();
+        spec.linux_mut().as_mut().unwrap().set_gid_mappings(Some(gids));
+        spec
+    };
     assert!(judge(mapped(100_000, 0, 65536)).is_ok());
+    assert!(judge(with_gids(1)).is_ok());
     assert!(refusal(mapped(0, 0, 65536)).contains("run-as-root"));
     assert!(refusal(mapped(100_000, 1, 65536)).contains("run-as-root"));
     assert!(refusal(mapped(100_000, 0, 0)).contains("run-as-root"));
+    // Whoever is the node's root under another name is no less root.
+    let other = |host: u32| {
+        container(&[
+            ("/linux/namespaces/-", json!({"type": "user"})),
+            ("/linux/uidMappings", json!([
+                {"containerID": 0, "hostID": 100_000, "size": 1000}, {"containerID": 1000, "hostID": host, "size": 1}
+            ])),
+        ])
+    };
+    assert!(judge(other(1)).is_ok());
+    assert!(refusal(other(0)).contains("uid 1000 of the container is uid 0 of the node"));
+    assert!(refusal(with_gids(0)).contains("gid 5 of the container is gid 0 of the node"));
     // Mappings without a namespace of their own map nothing.
     let only_mappings = [
         ("/process/user/uid", json!(0)),
@@ -187,7 +207,10 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
     ];
     assert!(refusal(container(&only_mappings)).contains("run-as-root"));
     let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true, leads_pod: true };
-    assert!(admit(mapped(100_000, 0, 65536), &node, &Settings::default()).is_err());
+    let denied = admit(mapped(100_000, 0, 65536), &node, &Settings::default()).unwrap_err();
+    assert!(denied.to_string().contains("run-as-root") && denied.to_string().contains("and 1 more"), "{denied}");
+    let denied = admit(other(1), &node, &Settings::default()).unwrap_err();
+    assert!(denied.to_string().contains("shares the node's user namespace;"), "{denied}");
 
     let sandbox = bend(CRI_SANDBOX, &[("/process/user/uid", json!(0))]);
     assert!(judge(sandbox.clone()).is_ok());

@@ -1,0 +1,240 @@
+//! Pods with `hostUsers: false`, as a kubelet asks for them.
+//!
+//! What no test says is Curb's alone holds for runc too, from 1.2 on (`UNDER_TEST=runc`).
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use curb_tests::pod::Pod;
+use curb_tests::websocket::{Stream, WebSocket};
+use curb_tests::{Node, Result, config};
+use serde_json::{Value, json};
+
+/// Where the ids of a pod begin on the node.
+const BASE: u32 = 100_000;
+
+fn ours() -> bool {
+    config::under_test() == "curb"
+}
+
+async fn pod<'n>(node: &'n Node, name: &str) -> Result<Pod<'n>> {
+    node.pod(name).user_namespace(BASE).run().await
+}
+
+/// The user namespace and the four user ids of a process, as the node sees them.
+fn identity(node: &Node, pid: u32) -> (String, Vec<u32>) {
+    let namespace = fs::read_link(node.proc(pid, "ns/user")).unwrap().display().to_string();
+    let status = fs::read_to_string(node.proc(pid, "status")).unwrap();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    (namespace, uids.split_whitespace().map(|id| id.parse().unwrap()).collect())
+}
+
+#[tokio::test]
+async fn root_in_a_pod_is_nobody_on_the_node() -> Result<()> {
+    let node = Node::start().await?;
+    let pod = pod(&node, "root").await?;
+    let container = pod.container("main").uid(0).command(["sleep", "4242"]).start().await?;
+    let pause = identity(&node, node.processes("pause")[0]);
+    let main = identity(&node, node.processes("sleep")[0]);
+    assert_eq!(main, (pause.0, vec![BASE; 4]));
+    assert_ne!(main.0, identity(&node, 1).0);
+
+    let map = format!("{:>10} {:>10} {:>10}\n", 0, BASE, 65536);
+    for words in [["id", "-u", ""], ["cat", "/proc/self/uid_map", ""]] {
+        let output = container.exec([words[0], words[1]]).await?;
+        let expected = if words[0] == "id" { "0\n" } else { map.as_str() };
+        assert_eq!((output.code, output.stdout.as_str()), (0, expected), "{output:?}");
+    }
+    // The image's files, CRI's files and the node's kernel, each with the owner it ought to have.
+    for (path, owner) in [("/bin/busybox", "0"), ("/etc/hosts", "0"), ("/etc/resolv.conf", "0"), ("/proc/sys", "65534")] {
+        let output = container.exec(["stat", "-c", "%u", path]).await?;
+        assert_eq!(output.stdout.trim(), owner, "{path}: {output:?}");
+    }
+    let output = container.exec(["sh", "-c", "echo x > /dev/shm/x && echo again > /dev/stdout"]).await?;
+    assert_eq!(output.stdout, "again\n", "{output:?}");
+    if ours() {
+        let record = fs::read(node.path(format!("/run/curb/k8s.io/{}.json", container.id)))?;
+        let record: Value = serde_json::from_slice(&record)?;
+        let extents = json!([{"container_id": 0, "host_id": BASE, "size": 65536}]);
+        assert_eq!(record["user_namespace"], json!({"uids": extents, "gids": extents}));
+    }
+
+    container.stop(0).await?;
+    let status = container.wait_exit().await?;
+    assert_eq!(status.exit_code, 137);
+    container.remove().await?;
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_pod_in_a_user_namespace_has_a_network() -> Result<()> {
+    let node = Node::start().await?;
+    let pod = pod(&node, "network").await?;
+    let _server = pod.container("server").shell("echo reached | nc -l -p 8080").start().await?;
+    let address: SocketAddr = format!("{}:8080", pod.ip().await?).parse()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    // The server listens some time after it was started, and nothing else tells.
+    let mut connection = loop {
+        match node.connect(address) {
+            Err(_) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            connected => break connected?,
+        }
+    };
+    let mut text = String::new();
+    connection.read_to_string(&mut text)?;
+    assert_eq!(text, "reached\n");
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
+    let node = Node::start().await?;
+    let volume = node.data().join("volume");
+    fs::create_dir(&volume)?;
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o777))?;
+    for id in [0, 1000] {
+        fs::write(volume.join(format!("of-{id}")), "x")?;
+        chown(volume.join(format!("of-{id}")), Some(id), Some(id))?;
+        fs::set_permissions(volume.join(format!("of-{id}")), fs::Permissions::from_mode(0o600))?;
+    }
+    let pod = pod(&node, "volume").await?;
+    for id in [0, 1000] {
+        let name = format!("as-{id}");
+        let container = pod
+            .container(&name)
+            .uid(id)
+            .mapped_mount(&volume.to_string_lossy(), "/data")
+            .shell(&format!("stat -c '%u %n' /data/*; echo x > /data/new-{id}; echo more >> /data/of-{id} && echo wrote; cat /data/of-{}", 1000 - id))
+            .start()
+            .await?;
+        container.wait_exit().await?;
+        let log = pod.log(&name);
+        for line in ["F 0 /data/of-0", "F 1000 /data/of-1000", "F wrote"] {
+            assert!(log.contains(line), "{line}: {log}");
+        }
+        // Without capabilities root opens no file of another; runc leaves it those that do.
+        assert_eq!(log.contains("Permission denied"), ours() || id != 0, "{log}");
+        let made = fs::metadata(volume.join(format!("new-{id}")))?;
+        assert_eq!(i64::from(made.uid()), id);
+    }
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_terminal_works_in_a_user_namespace() -> Result<()> {
+    let node = Node::start().await?;
+    let pod = pod(&node, "terminal").await?;
+    let container = pod.container("main").tty().shell("stat -c '%u %n' $(tty); sleep 1000").start().await?;
+    for (uid, words) in [(1000, ["sh", "-c", "stat -c '%u %n' $(tty); : > /dev/tty; read line; echo got $line"])] {
+        let mut client = WebSocket::open(&node, &container.exec_terminal(words).await?)?;
+        client.expect(Stream::Stdout, &format!("{uid} /dev/pts/1\r\n"))?;
+        client.send(Stream::Stdin, "hello\n")?;
+        client.expect(Stream::Stdout, "hello\r\ngot hello\r\n")?;
+    }
+    container.stop(0).await?;
+    container.wait_exit().await?;
+    // The terminal of the first process is the console libcontainer and runc bind the first of the pod's own to.
+    assert!(pod.log("main").contains("F 1000 /dev/"), "{}", pod.log("main"));
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn recursive_read_only_holds_below_the_volume() -> Result<()> {
+    let node = Node::start().await?;
+    node.write("/run/volume/x", "")?;
+    node.run(&["mount", "-t", "tmpfs", "tmpfs", "/run/volume"])?;
+    node.run(&["mkdir", "/run/volume/below"])?;
+    node.run(&["mount", "-t", "tmpfs", "tmpfs", "/run/volume/below"])?;
+    node.run(&["chmod", "777", "/run/volume/below"])?;
+    for user_namespace in [false, true] {
+        let pod = node.pod(&format!("rro-{user_namespace}"));
+        let pod = if user_namespace { pod.user_namespace(BASE) } else { pod }.run().await?;
+        for recursive in [false, true] {
+            let name = format!("main-{recursive}");
+            let mut container = pod.container(&name).mount("/run/volume", "/data", true);
+            container.config.mounts[0].recursive_read_only = recursive;
+            let container =
+                container.shell(&format!("echo x > /data/below/{user_namespace} && echo wrote")).start().await?;
+            container.wait_exit().await?;
+            let log = pod.log(&name);
+            assert_eq!(log.contains("F wrote"), !recursive, "{log}");
+            assert_eq!(log.contains("Read-only file system"), recursive, "{log}");
+        }
+        pod.remove().await?;
+    }
+    node.run(&["umount", "-R", "/run/volume"])?;
+    node.expect_nothing_left().await
+}
+
+/// What the probe says as root of a pod, as the container's own process and by exec.
+async fn as_root<const N: usize>(pod: &Pod<'_>, args: [&str; N]) -> Result<[Value; 2]> {
+    let first = pod.container("create").uid(0).seccomp_unconfined().image("probe").command(args).start().await?;
+    first.wait_exit().await?;
+    let said: String = pod.log("create").lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    first.remove().await?;
+    fs::remove_file(pod.log_path("create"))?;
+    let image = pod.container("exec").uid(0).seccomp_unconfined().image("probe");
+    let second = image.command(["/probe", "sleep"]).start().await?;
+    let output = second.exec(args).await?;
+    second.stop(0).await?;
+    second.remove().await?;
+    Ok([serde_json::from_str(&said)?, serde_json::from_str(&output.stdout)?])
+}
+
+#[tokio::test]
+async fn the_floor_holds_for_root_of_a_user_namespace() -> Result<()> {
+    if !ours() {
+        return Ok(());
+    }
+    let node = Node::start().await?;
+    let pod = pod(&node, "floor").await?;
+    for tried in as_root(&pod, ["/probe", "syscalls"]).await? {
+        let tried = tried.as_object().unwrap();
+        let let_through: Vec<_> = tried.iter().filter(|(_, errno)| errno.as_i64() != Some(1)).collect();
+        assert!(tried.len() == 44 && let_through.is_empty(), "{let_through:?}");
+    }
+    for seen in as_root(&pod, ["/probe", "status"]).await? {
+        let status = &seen["status"];
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(status[set], "0000000000000000", "{seen}");
+        }
+        assert_eq!((&status["NoNewPrivs"], &status["Seccomp"]), (&json!("1"), &json!("2")), "{seen}");
+        assert!(status["Uid"].as_str().unwrap().starts_with("0\t0"), "{seen}");
+    }
+    let paths = ["/", "/etc", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger", "/sys/fs/cgroup", "/etc/hosts"];
+    let [command, rest @ ..] = ["write", paths[0], paths[1], paths[2], paths[3], paths[4], paths[5]];
+    for tried in as_root(&pod, ["/probe", command, rest[0], rest[1], rest[2], rest[3], rest[4]]).await? {
+        for (path, errno) in tried.as_object().unwrap() {
+            assert_ne!(errno, 0, "{path} could be written");
+        }
+    }
+    for tried in as_root(&pod, ["/probe", "read", "/proc/kcore", "/proc/keys", "/sys/firmware"]).await? {
+        for (path, errno) in tried.as_object().unwrap() {
+            assert_ne!(errno, 0, "{path} could be read");
+        }
+    }
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_mapping_to_the_nodes_root_is_refused() -> Result<()> {
+    if !ours() {
+        return Ok(());
+    }
+    let node = Node::start().await?;
+    let refused = node.pod("mapped").user_namespace(0).run().await.expect_err("the node's root");
+    let text = refused.to_string();
+    assert!(text.contains("curb refuses user-namespace: uid 0 of the container is uid 0 of the node"), "{text}");
+    node.expect_nothing_left().await
+}
