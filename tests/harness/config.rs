@@ -80,6 +80,9 @@ pub struct Settings {
     pub images: Vec<String>,
     /// `/etc/curb/config.toml`, none when empty.
     pub curb_config: String,
+    /// Whether the handler `curb` is registered with the path of its binary and runc's type, the only one
+    /// whose features containerd's CRI asks for (`introspectRuntimeFeatures`).
+    pub introspected: bool,
     /// Whether the end of the node prints what containerd and the shims complained of.
     pub show_log: bool,
 }
@@ -91,6 +94,7 @@ impl Settings {
             containerd: Containerd::from_env()?,
             images: vec!["busybox".to_owned(), "probe".to_owned()],
             curb_config: String::new(),
+            introspected: false,
             show_log: true,
         })
     }
@@ -102,9 +106,20 @@ impl Settings {
         if self.containerd.is_old() { self.version_2(&root) } else { self.version_3(&root) }
     }
 
+    fn curb_runtime(&self) -> String {
+        match shim_dir() {
+            Ok(dir) if self.introspected => {
+                let path = dir.join("containerd-shim-curb-v1");
+                format!("runtime_type = \"io.containerd.runc.v2\"\n    runtime_path = \"{}\"", path.display())
+            }
+            _ => "runtime_type = \"io.containerd.curb.v1\"".to_owned(),
+        }
+    }
+
     // The lack of CAP_SYS_RESOURCE in a build machine is why `restrict_oom_score_adj` is set: nobody
     // can lower an oom_score_adj there, and every sandbox would fail.
     fn version_2(&self, root: &dyn std::fmt::Display) -> String {
+        let curb = self.curb_runtime();
         format!(
             r#"version = 2
 root = "{root}"
@@ -121,7 +136,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.curb]
-    runtime_type = "io.containerd.curb.v1"
+    {curb}
     pod_annotations = ["io.curb/*"]
     container_annotations = ["io.curb/*"]
 "#
@@ -129,6 +144,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     }
 
     fn version_3(&self, root: &dyn std::fmt::Display) -> String {
+        let curb = self.curb_runtime();
         format!(
             r#"version = 3
 root = "{root}"
@@ -147,7 +163,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.curb]
-    runtime_type = "io.containerd.curb.v1"
+    {curb}
     pod_annotations = ["io.curb/*"]
     container_annotations = ["io.curb/*"]
 "#

@@ -15,6 +15,14 @@ impl Node {
         Ok(RuntimeServiceClient::new(self.channel().await?))
     }
 
+    /// Whether the CRI tells kubelets that a handler takes user namespaces and recursive read-only mounts.
+    pub async fn handler_features(&self, handler: &str) -> Result<(bool, bool)> {
+        let handlers = self.cri().await?.status(StatusRequest {}).await?.into_inner().runtime_handlers;
+        let features = handlers.into_iter().find(|it| it.name == handler).and_then(|it| it.features);
+        let features = features.unwrap_or_default();
+        Ok((features.user_namespaces, features.recursive_read_only_mounts))
+    }
+
     /// The conditions that are not true yet, as text; empty when a kubelet would call the node ready.
     pub(crate) async fn not_ready(&self) -> Result<String> {
         let status = self.cri().await?.status(StatusRequest {}).await?.into_inner().status.unwrap_or_default();

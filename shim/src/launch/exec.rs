@@ -177,8 +177,7 @@ fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<i32, Failure> {
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
     let text = std::io::read_to_string(std::fs::File::from(file)).step(step)?;
-    let pid =
-        text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse().ok());
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim).and_then(|pid| pid.parse().ok());
     match pid {
         Some(pid) if pid > 0 => Ok(pid),
         _ => Err(Failure::because(step, "it is not running")),
@@ -209,7 +208,8 @@ fn open_terminal(process: &Process) -> Result<(OwnedFd, OwnedFd), Failure> {
 /// Sets it on this process, which hands it on: once in a user namespace it could reach neither its own nor another's.
 fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
     let step = "set oom_score_adj";
-    let file = nix::fcntl::openat(proc, "self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    let file =
+        nix::fcntl::openat(proc, "self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
     let mut file = std::fs::File::from(file);
     let mut text = String::new();
     file.read_to_string(&mut text).step(step)?;

@@ -115,7 +115,9 @@ pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path, root: (u3
         Some(mount) if is_bind(mount) && !is_read_only(mount) => {
             let below = cwd.strip_prefix(clean(mount.destination())).unwrap_or(Path::new(""));
             match mount.source() {
-                Some(source) if !below.as_os_str().is_empty() => make_dirs(open_root(source)?, below, NODE_ROOT).step(step()),
+                Some(source) if !below.as_os_str().is_empty() => {
+                    make_dirs(open_root(source)?, below, NODE_ROOT).step(step())
+                }
                 _ => Ok(()),
             }
         }

@@ -182,10 +182,14 @@ fn check_mounts(spec: &Spec) -> Result<Vec<Propagation>, Unsupported> {
         let given = lists.iter().filter(|list| list.as_ref().is_some_and(|list| !list.is_empty())).count();
         let mapped = given != 0 || options.iter().any(|option| is_id_map(option));
         if given == 1 || (mapped && !is_bind(mount)) {
-            return unsupported(format!("the id mapping of the mount at {shown}, which must be of users and groups and on a bind mount, is"));
+            return unsupported(format!(
+                "the id mapping of the mount at {shown}, which must be of users and groups and on a bind mount, is"
+            ));
         }
         if mapped && given == 0 && !in_user_namespace {
-            return unsupported(format!("the id-mapped mount at {shown}, with no mapping of its own or of the container, is"));
+            return unsupported(format!(
+                "the id-mapped mount at {shown}, with no mapping of its own or of the container, is"
+            ));
         }
         if let Some(option) = options.iter().find(|option| *option == "tmpcopyup") {
             return unsupported(format!("the option {option} of the mount at {shown} is"));

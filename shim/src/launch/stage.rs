@@ -58,7 +58,8 @@ pub(super) fn take(
                 _ => find_or_make(&mut namespaces, own).step(&step)?,
             };
             let recursive = options.iter().any(|option| option == "ridmap");
-            crate::sys::mount_set_id_map(&tree, namespace, recursive).step(format!("{step}, with its owners mapped"))?;
+            crate::sys::mount_set_id_map(&tree, namespace, recursive)
+                .step(format!("{step}, with its owners mapped"))?;
         }
         let place = dir.join("stage").join(staged.len().to_string());
         mount.set_source(Some(place.clone())).set_uid_mappings(None).set_gid_mappings(None);
@@ -85,8 +86,7 @@ fn find_or_make(namespaces: &mut Vec<(IdMap, OwnedFd)>, map: IdMap) -> std::io::
 pub(super) fn lay_out(dir: &Path, staged: Vec<Staged>) -> Result<PathBuf, Failure> {
     let step = "lay out the volumes";
     let none = None::<&str>;
-    let covered =
-        open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).step(step)?;
+    let covered = open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).step(step)?;
     unshare(CloneFlags::CLONE_NEWNS).step(step)?;
     // Nothing made here shows on the node, and what the node mounts below a volume still shows in it.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).step(step)?;

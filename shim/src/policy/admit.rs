@@ -112,8 +112,7 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
 fn host_namespaces(linux: &Linux, facts: &Facts) -> Option<Denial> {
     use LinuxNamespaceType::{Ipc, Mount, Network, Pid, User, Uts};
     let listed = linux.namespaces().as_deref().unwrap_or_default();
-    let kinds =
-        [(Pid, "pid"), (Ipc, "ipc"), (Network, "network"), (Uts, "uts"), (Mount, "mount"), (User, "user")];
+    let kinds = [(Pid, "pid"), (Ipc, "ipc"), (Network, "network"), (Uts, "uts"), (Mount, "mount"), (User, "user")];
     let shared: Vec<&str> = kinds
         .into_iter()
         .filter(|(kind, _)| {

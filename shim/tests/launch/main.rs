@@ -61,6 +61,7 @@ const TESTS: &[Test] = tests![
     labels::a_mount_label_is_refused_where_there_is_no_selinux,
     userns::root_of_a_new_user_namespace_is_nobody_on_the_node_and_under_the_floor,
     userns::a_user_namespace_is_joined_by_path,
+    userns::the_namespace_of_another_pod_is_told_apart,
     userns::an_exec_joins_the_user_namespace,
     userns::terminals_belong_to_the_user_inside,
     userns::a_mapped_volume_shows_and_keeps_the_owners_of_the_container,

@@ -126,6 +126,41 @@ pub async fn a_user_namespace_is_joined_by_path() {
     kill(&init).await;
 }
 
+pub async fn the_namespace_of_another_pod_is_told_apart() {
+    use curb::facts::{UserNamespaceError, user_namespace};
+    let (pod, other) = (mapped(&["sleep", "100"]), mapped(&["sleep", "100"]));
+    let (leader, stranger) = (running(&pod).await, running(&other).await);
+    let spec = |change: fn(&mut Value)| {
+        let mut spec = pod.spec.clone();
+        change(&mut spec);
+        serde_json::from_value(spec).expect("spec")
+    };
+    let own = spec(|_| {});
+    let joins = spec(|spec| {
+        let last = spec["linux"]["namespaces"].as_array_mut().expect("list").last_mut().expect("user");
+        last["path"] = json!("/proc/1/ns/user");
+    });
+    let map = IdMap::parse("0:100000:65536", "0:100000:65536");
+    for (pid, spec, of) in
+        [(leader.pid, &own, None), (stranger.pid, &own, Some(leader.pid)), (leader.pid, &joins, Some(leader.pid))]
+    {
+        assert_eq!(user_namespace(pid, spec, of).expect("as asked for"), map);
+    }
+    let error = user_namespace(stranger.pid, &joins, Some(leader.pid)).expect_err("another pod's");
+    assert!(matches!(error, UserNamespaceError::Stranger), "{error}");
+    let error = user_namespace(leader.pid, &joins, Some(0)).expect_err("no leader");
+    assert!(matches!(error, UserNamespaceError::Read { pid: 0, .. }), "{error}");
+    let error = user_namespace(std::process::id().cast_signed(), &own, None).expect_err("the node's");
+    assert!(matches!(error, UserNamespaceError::Node), "{error}");
+    let shifted = spec(|spec| spec["linux"]["gidMappings"][0]["hostID"] = json!(BASE + 1));
+    let error = user_namespace(leader.pid, &shifted, None).expect_err("mapped otherwise");
+    assert!(matches!(error, UserNamespaceError::Mapping(found) if Some(&found) == map.as_ref()));
+    let none = spec(|spec| spec["linux"]["namespaces"] = json!([]));
+    assert_eq!(user_namespace(std::process::id().cast_signed(), &none, None).expect("none"), None);
+    kill(&leader).await;
+    kill(&stranger).await;
+}
+
 pub async fn an_exec_joins_the_user_namespace() {
     let bundle = mapped(&["sleep", "100"]);
     let init = running(&bundle).await;
@@ -333,8 +368,7 @@ pub async fn recursive_read_only_holds_below_the_mount() {
     let _below = source.mount_below();
     for (option, writable) in [("ro", true), ("rro", false)] {
         for user_namespace in [false, true] {
-            let script =
-                format!("echo x > /data/top; echo x > /data/below/x-{user_namespace} && echo written");
+            let script = format!("echo x > /data/top; echo x > /data/below/x-{user_namespace} && echo written");
             let mut bundle = if user_namespace { sh(&script) } else { Bundle::sh(&script) };
             fs::set_permissions(source.path().join("below"), fs::Permissions::from_mode(0o777)).expect("chmod");
             bundle.mount(json!({ "destination": "/data", "type": "bind", "source": source.path(),
@@ -357,7 +391,8 @@ pub async fn what_the_kernel_or_the_spec_does_not_map_fails_the_create() {
             spec["linux"]["namespaces"].as_array_mut().expect("list").retain(|it| it["type"] != "user");
         }),
         ("make the user namespace", |spec| {
-            let twice = json!([{ "containerID": 0, "hostID": 5, "size": 10 }, { "containerID": 5, "hostID": 90, "size": 1 }]);
+            let twice =
+                json!([{ "containerID": 0, "hostID": 5, "size": 10 }, { "containerID": 5, "hostID": 90, "size": 1 }]);
             spec["linux"]["uidMappings"] = twice;
         }),
         ("uid 66000 is not in the user namespace", |spec| spec["process"]["user"]["uid"] = json!(66000)),

@@ -192,9 +192,12 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
     let other = |host: u32| {
         container(&[
             ("/linux/namespaces/-", json!({"type": "user"})),
-            ("/linux/uidMappings", json!([
-                {"containerID": 0, "hostID": 100_000, "size": 1000}, {"containerID": 1000, "hostID": host, "size": 1}
-            ])),
+            (
+                "/linux/uidMappings",
+                json!([
+                    {"containerID": 0, "hostID": 100_000, "size": 1000}, {"containerID": 1000, "hostID": host, "size": 1}
+                ]),
+            ),
         ])
     };
     assert!(judge(other(1)).is_ok());

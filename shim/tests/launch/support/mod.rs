@@ -34,9 +34,10 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(name)).expect("mkdir");
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox");
-        for applet in
-            ["sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep", "chown", "rm", "touch"]
-        {
+        for applet in [
+            "sh", "cat", "id", "sleep", "true", "ls", "readlink", "swapoff", "stty", "tty", "umask", "env", "grep",
+            "chown", "rm", "touch",
+        ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
         }
         fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n")
