@@ -158,7 +158,7 @@ fn unsafe_sysctl(linux: &Linux) -> Option<Denial> {
 }
 
 /// Whether uid 0 of the container is another uid on the node. Of a namespace that is joined by path this believes
-/// the mapping that the spec states beside it.
+/// the mapping that the spec states beside it; who launches it compares that with the kernel's.
 fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
     let Some(linux) = spec.linux() else {
         return false;

@@ -31,10 +31,15 @@ pub async fn twenty_failing_creates_leave_nothing() {
 }
 
 pub async fn a_launch_process_killed_at_any_time_leaves_nothing() {
-    let known = fds();
+    kill_at_any_time(|| Bundle::args(&["sleep", "100"])).await;
+}
+
+/// Kills the launch process of 60 creates, each a little later.
+pub async fn kill_at_any_time(bundle: impl Fn() -> Bundle) {
+    let known = (fds(), mounts());
     let mut killed = 0;
     for round in 0..60u64 {
-        let bundle = Bundle::args(&["sleep", "100"]);
+        let bundle = bundle();
         let (request, output) = bundle.request();
         let launcher = launcher();
         let kill_it = async {
@@ -66,7 +71,7 @@ pub async fn a_launch_process_killed_at_any_time_leaves_nothing() {
     }
     println!("    {killed} of 60 were killed in time");
     assert!(killed > 5, "the kills came too late to show anything");
-    assert_eq!(fds(), known);
+    assert_eq!((fds(), mounts()), known);
 }
 
 pub async fn a_create_that_is_dropped_leaves_nothing() {

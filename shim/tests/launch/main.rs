@@ -66,6 +66,8 @@ const TESTS: &[Test] = tests![
     userns::terminals_belong_to_the_user_inside,
     userns::a_mapped_volume_shows_and_keeps_the_owners_of_the_container,
     userns::a_mount_is_mapped_without_a_user_namespace,
+    userns::what_the_node_mounts_later_shows_in_a_volume_that_asks_for_it,
+    userns::a_launch_into_a_user_namespace_killed_at_any_time_leaves_nothing,
     userns::an_overlay_with_mapped_layers_is_a_root_file_system,
     userns::a_bind_with_mapped_owners_is_a_root_file_system,
     userns::recursive_read_only_holds_below_the_mount,

@@ -291,6 +291,43 @@ pub async fn a_mount_is_mapped_without_a_user_namespace() {
     assert_eq!(owner(&volume.path().join("data/new")), (0, 0));
 }
 
+pub async fn what_the_node_mounts_later_shows_in_a_volume_that_asks_for_it() {
+    let source = SharedMount::new();
+    let map = json!({ "uidMappings": mapping(), "gidMappings": mapping() });
+    for (option, shows) in [("rslave", true), ("rprivate", false)] {
+        let mut bundle = mapped(&["sleep", "100"]);
+        let mut mount = json!({ "destination": "/data", "type": "bind", "source": source.path(),
+            "options": ["rbind", option] });
+        mount.as_object_mut().expect("object").extend(map.as_object().expect("object").clone());
+        bundle.mount(mount);
+        // Where the container's directory lies on a mount that is shared, what is laid out there stays hidden.
+        let shared = SharedMount::new();
+        let before = mounts();
+        let (mut request, _output) = bundle.request();
+        request.dir = shared.path().join("below");
+        fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
+        let created = launcher().create(request).await.expect("create");
+        assert_eq!(mounts(), before);
+        let below = source.mount_below();
+        let info = fs::read_to_string(format!("/proc/{}/mountinfo", created.init.pid)).expect("mountinfo");
+        assert_eq!(info.contains(" /data/below "), shows, "{option}: {info}");
+        drop(below);
+        kill(&created.init).await;
+    }
+}
+
+pub async fn a_launch_into_a_user_namespace_killed_at_any_time_leaves_nothing() {
+    let volume = volume();
+    crate::failure::kill_at_any_time(|| {
+        let mut bundle = mapped(&["sleep", "100"]);
+        let other = json!([{ "containerID": 0, "hostID": 300_000, "size": 9 }]);
+        bundle.mount(json!({ "destination": "/data", "type": "bind", "source": volume.path().join("data"),
+            "options": ["rbind"], "uidMappings": other, "gidMappings": other }));
+        bundle
+    })
+    .await;
+}
+
 pub async fn an_overlay_with_mapped_layers_is_a_root_file_system() {
     let mut bundle = sh("ls -ln /bin /etc; cat /etc/layer; touch /etc/new && ls -ln /etc/new");
     bundle.spec["root"]["readonly"] = json!(false);
@@ -311,7 +348,7 @@ pub async fn an_overlay_with_mapped_layers_is_a_root_file_system() {
     chown(dir("upper"), Some(BASE), Some(BASE)).expect("chown");
     chown(dir("work"), Some(BASE), Some(BASE)).expect("chown");
     fs::remove_dir_all(bundle.rootfs()).expect("remove");
-    let mounts = mounts();
+    let before = mounts();
 
     let (mut request, output) = bundle.request();
     let option = |name: &str, value: &Path| format!("{name}={}", value.display());
@@ -328,7 +365,7 @@ pub async fn an_overlay_with_mapped_layers_is_a_root_file_system() {
         ..Default::default()
     }];
     let created = launcher().create(request).await.expect("create");
-    assert_eq!(self::mounts(), mounts + 1, "the root file system is all that was mounted on the node");
+    assert_eq!(mounts(), before + 1, "the root file system is all that was mounted on the node");
     created.start.start().await.expect("start");
     assert_eq!(wait(&created.init).await, 0);
     curb::rootfs::unmount_recursive(&bundle.rootfs()).expect("unmount");
@@ -337,10 +374,6 @@ pub async fn an_overlay_with_mapped_layers_is_a_root_file_system() {
     assert!(!output.contains("65534"), "{output}");
     assert_eq!(owner(&dir("upper/etc/new")), (BASE, BASE));
     assert_eq!(owner(&dir("image/bin/busybox")), (0, 0));
-}
-
-fn mounts() -> usize {
-    crate::support::mounts()
 }
 
 pub async fn a_bind_with_mapped_owners_is_a_root_file_system() {
