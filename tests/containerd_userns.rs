@@ -84,8 +84,11 @@ async fn root_in_a_pod_is_nobody_on_the_node() -> Result<()> {
     }
     // 2.x has the layers mapped, 1.7 makes copies of them.
     assert_eq!(owners_in_layers(&node, "bin/busybox").iter().all(|owner| *owner == 0), !old);
-    let output = container.exec(["sh", "-c", "echo x > /dev/shm/x && echo again > /dev/stdout"]).await?;
-    assert_eq!(output.stdout, "again\n", "{output:?}");
+    // 1.7 does not tell the runtime whose the pipes are to be; Curb finds out by itself.
+    if ours() || !old {
+        let output = container.exec(["sh", "-c", "echo x > /dev/shm/x && echo again > /dev/stdout"]).await?;
+        assert_eq!(output.stdout, "again\n", "{output:?}");
+    }
     if ours() {
         let record = fs::read(node.path(format!("/run/curb/k8s.io/{}.json", container.id)))?;
         let record: Value = serde_json::from_slice(&record)?;
