@@ -128,6 +128,18 @@ async fn a_pod_in_a_user_namespace_has_a_network() -> Result<()> {
 }
 
 #[tokio::test]
+async fn containers_of_a_pod_in_a_user_namespace_may_share_their_process_ids() -> Result<()> {
+    let node = node().await?;
+    let pod = node.pod("shared").user_namespace(BASE).shared_pid().run().await?;
+    let container = pod.container("main").uid(0).command(["sleep", "1000"]).start().await?;
+    let output = container.exec(["cat", "/proc/1/comm"]).await?;
+    assert_eq!(output.stdout, "pause\n", "{output:?}");
+    container.stop(0).await?;
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
     let node = node().await?;
     if node.settings().containerd.is_old() {
