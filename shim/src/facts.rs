@@ -9,6 +9,8 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::policy::Facts;
 
+mod seccomp;
+
 /// Largest `config.json` accepted, in bytes. containerd's own are some tens of kilobytes; a pod whose environment fills
 /// the 2 MiB etcd allows still fits.
 pub const MAX_SPEC: u64 = 8 << 20;
@@ -25,6 +27,15 @@ pub enum SpecError {
     /// Not an OCI runtime spec.
     #[error("the bundle's config.json is malformed")]
     Malformed(#[source] serde_json::Error),
+    /// Its seccomp profile is not one.
+    #[error("seccomp profile: {place}")]
+    Seccomp {
+        /// The rule and the field.
+        place: String,
+        /// What is wrong there.
+        #[source]
+        source: serde_json::Error,
+    },
 }
 
 /// Reads the spec containerd left in `bundle`. Called once per container: what is judged is what runs.
@@ -32,6 +43,18 @@ pub enum SpecError {
 /// # Errors
 /// [`SpecError`] if the file is missing, a link, oversized or not a spec.
 pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
+    let text = spec_text(bundle)?;
+    serde_json::from_slice(&text).map_err(|error| match seccomp::fault(&text) {
+        Some((place, source)) => SpecError::Seccomp { place, source },
+        None => SpecError::Malformed(error),
+    })
+}
+
+/// Reads that spec without understanding it.
+///
+/// # Errors
+/// [`SpecError`] if the file is missing, a link or oversized.
+pub fn spec_text(bundle: &Path) -> Result<Vec<u8>, SpecError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
@@ -42,7 +65,7 @@ pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
     if text.len() as u64 > MAX_SPEC {
         return Err(SpecError::TooLarge);
     }
-    serde_json::from_slice(&text).map_err(SpecError::Malformed)
+    Ok(text)
 }
 
 /// Looks at what `spec` names on the node; `leads_pod` is whether it is the spec of the container the pod is named

@@ -208,7 +208,7 @@ impl Launcher {
         }));
         let launched = self.launch(Verb::Create, message, streams, None, request.terminal).await?;
         let Launched { process, console, errors, filters, filter_count } = launched;
-        let start = Start { socket, _dir: dir, errors, limit: self.limit };
+        let start = Start { socket, _dir: dir, errors, pid: process.pid, limit: self.limit };
         Ok(Created { init: process, console, start, filters, filter_count })
     }
 
@@ -229,7 +229,7 @@ impl Launcher {
         let launched = self.launch(Verb::Exec, message, streams, Some(&request.init), request.terminal).await?;
         let Launched { process, console, errors, .. } = launched;
         let limit = self.limit;
-        if let Err(error) = executed(Verb::Exec, errors, limit).await {
+        if let Err(error) = executed(Verb::Exec, errors, process.pid, limit).await {
             child::end(&process.pidfd).await;
             return Err(error);
         }
@@ -290,7 +290,7 @@ impl Launcher {
         };
         child.abandon().await;
         // The process itself knows better than whoever waited for it why it could not go on.
-        Err(match executed(verb, errors, Duration::from_secs(1)).await {
+        Err(match heard(verb, errors, Duration::from_secs(1)).await {
             Err(error @ LaunchError::Program { .. }) => error,
             _ => failed,
         })
@@ -312,11 +312,12 @@ pub struct Start {
     /// Keeps the number in `socket` ours.
     _dir: OwnedFd,
     errors: Receiver,
+    pid: i32,
     limit: Duration,
 }
 
 impl Start {
-    /// Lets init go and returns once it executed its program.
+    /// Lets init go and returns once it executed its program. Init must not be reaped before.
     ///
     /// # Errors
     /// [`LaunchError`]; init then ends by itself, except after [`LaunchError::TimedOut`], when the caller must kill it.
@@ -328,15 +329,27 @@ impl Start {
             io::Result::Ok(())
         };
         match tokio::time::timeout(self.limit, go).await {
-            Ok(Ok(())) => executed(Verb::Start, self.errors, self.limit).await,
+            Ok(Ok(())) => executed(Verb::Start, self.errors, self.pid, self.limit).await,
             Ok(Err(source)) => Err(channel("tell init to start")(source)),
             Err(_) => Err(LaunchError::TimedOut { verb: Verb::Start, limit: self.limit }),
         }
     }
 }
 
-/// Reads the exec pipe to its end: what the process said before execve closed it.
-async fn executed(verb: Verb, errors: Receiver, limit: Duration) -> Result<(), LaunchError> {
+/// Waits until the unreaped process `pid` closes the exec pipe, and finds out whether execve did it or death: a pod's
+/// seccomp profile may have kept the process from saying anything more.
+async fn executed(verb: Verb, errors: Receiver, pid: i32, limit: Duration) -> Result<(), LaunchError> {
+    heard(verb, errors, limit).await?;
+    let reason = match record::has_executed(pid.unsigned_abs()) {
+        Ok(true) => return Ok(()),
+        Ok(false) => "it ended before it executed its program, as it does if its seccomp profile denies execve".into(),
+        Err(error) => format!("find out whether it executed its program: {error}"),
+    };
+    Err(LaunchError::Program { verb, reason })
+}
+
+/// Reads the exec pipe to its end: what the process said before it closed.
+async fn heard(verb: Verb, errors: Receiver, limit: Duration) -> Result<(), LaunchError> {
     let mut text = Vec::new();
     let read = async {
         let mut errors = tokio::io::AsyncReadExt::take(errors, executor::LONGEST_MESSAGE);

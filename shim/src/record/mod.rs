@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use kernel::{KernelView, cgroup_paths, init_start_ticks, kernel_view};
+pub use kernel::{KernelView, cgroup_paths, has_executed, init_start_ticks, kernel_view};
 pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
 /// The layout of [`Record`]; raised only when an old reader would misread a new record.
