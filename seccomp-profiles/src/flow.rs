@@ -1,0 +1,146 @@
+//! What is known where in a program, without running it: the word loaded, and which calls come there.
+
+use std::collections::BTreeSet;
+
+use crate::bpf::{Instruction, data, op};
+
+/// A word of `seccomp_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Number,
+    Arch,
+    /// Half of an argument.
+    Argument {
+        index: usize,
+        high: bool,
+    },
+    InstructionPointer,
+}
+
+impl Word {
+    pub(crate) fn at(offset: u32) -> Word {
+        match offset {
+            data::NR => Word::Number,
+            data::ARCH => Word::Arch,
+            8 | 12 => Word::InstructionPointer,
+            _ => Word::Argument { index: (offset.saturating_sub(16) / 8) as usize, high: !offset.is_multiple_of(8) },
+        }
+    }
+}
+
+/// What holds before an instruction on every way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The word loaded and the mask on it, where all ways agree.
+    pub word: Option<(Word, u32)>,
+    /// The lowest and the highest call that come here.
+    pub calls: (u32, u32),
+}
+
+impl State {
+    fn join(self, other: State) -> State {
+        State {
+            word: self.word.filter(|word| other.word == Some(*word)),
+            calls: (self.calls.0.min(other.calls.0), self.calls.1.max(other.calls.1)),
+        }
+    }
+
+    /// This state where a comparison of the loaded word held or did not; none if that cannot be.
+    fn after(self, i: &Instruction, held: bool) -> Option<State> {
+        if self.word != Some((Word::Number, u32::MAX)) {
+            return Some(self);
+        }
+        let (low, high) = self.calls;
+        let (low, high) = match (i.code, held) {
+            (op::JEQ, true) => (low.max(i.k), high.min(i.k)),
+            (op::JEQ, false) if low == i.k => (low.checked_add(1)?, high),
+            (op::JEQ, false) if high == i.k => (low, high.checked_sub(1)?),
+            (op::JGE, true) => (low.max(i.k), high),
+            (op::JGE, false) => (low, high.min(i.k.checked_sub(1)?)),
+            (op::JGT, true) => (low.max(i.k.checked_add(1)?), high),
+            (op::JGT, false) => (low, high.min(i.k)),
+            _ => (low, high),
+        };
+        (low <= high).then_some(State { calls: (low, high), ..self })
+    }
+}
+
+/// The state before each instruction; none where no call comes.
+pub(crate) fn analyse(program: &[Instruction]) -> Vec<Option<State>> {
+    let mut states: Vec<Option<State>> = vec![None; program.len()];
+    if let Some(first) = states.first_mut() {
+        *first = Some(State { word: None, calls: (0, u32::MAX) });
+    }
+    // Jumps go forward only, so every way to an instruction has been seen when it is reached.
+    for (at, i) in program.iter().enumerate() {
+        let Some(state) = states[at] else {
+            continue;
+        };
+        let mut flow = |to: usize, state: Option<State>| {
+            if let (Some(slot), Some(state)) = (states.get_mut(to), state) {
+                *slot = Some(slot.map_or(state, |known| known.join(state)));
+            }
+        };
+        match i.code {
+            op::RET => {}
+            op::JA => flow(at + 1 + i.k as usize, Some(state)),
+            op::LD => flow(at + 1, Some(State { word: Some((Word::at(i.k), u32::MAX)), ..state })),
+            op::AND => flow(at + 1, Some(State { word: state.word.map(|(word, mask)| (word, mask & i.k)), ..state })),
+            _ => {
+                flow(at + 1 + usize::from(i.jt), state.after(i, true));
+                flow(at + 1 + usize::from(i.jf), state.after(i, false));
+            }
+        }
+    }
+    states
+}
+
+/// For each argument, the values (low words, high words) at which the program may change its mind about call `nr`:
+/// each constant it compares with, both neighbours, and each bit of each mask.
+pub(crate) fn decisive(program: &[Instruction], nr: u32) -> [(BTreeSet<u32>, BTreeSet<u32>); 6] {
+    let mut values: [(BTreeSet<u32>, BTreeSet<u32>); 6] = Default::default();
+    for (i, state) in program.iter().zip(analyse(program)) {
+        let Some(State { word: Some((Word::Argument { index, high }, mask)), calls: (first, last) }) = state else {
+            continue;
+        };
+        let Some((lows, highs)) = values.get_mut(index).filter(|_| (first..=last).contains(&nr)) else {
+            continue;
+        };
+        let set = if high { highs } else { lows };
+        let bits = |mask: u32| (0..32).map(move |bit| mask & (1 << bit)).filter(|bit| *bit != 0);
+        match i.code {
+            op::JEQ | op::JGT | op::JGE => set.extend([i.k.wrapping_sub(1), i.k, i.k.wrapping_add(1)]),
+            op::JSET => set.extend(bits(i.k).chain([i.k])),
+            op::AND => set.extend(bits(i.k & mask)),
+            _ => {}
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::floor::floor;
+    use crate::syscalls;
+
+    #[test]
+    fn the_floors_argument_rules_are_found_by_the_constants_they_compare() {
+        for arch in Arch::ALL {
+            let values = |name, index: usize| {
+                let nr = syscalls::number(arch, name).unwrap_or(u32::MAX);
+                decisive(floor(arch).instructions(), nr)[index].clone()
+            };
+            assert!([1, 2, 10, 16].iter().all(|family| values("socket", 0).0.contains(family)));
+            assert!([0, 1, 6, 17, 58, 262, 263].iter().all(|protocol| values("socket", 2).0.contains(protocol)));
+            assert!([0x2_0000, 0x1000_0000, 0x7E02_0000].iter().all(|flag| values("clone", 0).0.contains(flag)));
+            assert_eq!(
+                values("ioctl", 1).0.into_iter().collect::<Vec<_>>(),
+                [0x5411, 0x5412, 0x5413, 0x541B, 0x541C, 0x541D]
+            );
+            // The floor looks at low words only, and at no argument of other calls.
+            assert!(values("socket", 0).1.is_empty() && values("read", 0).0.is_empty());
+        }
+    }
+}
