@@ -14,7 +14,7 @@ use crate::stack::{Answers, Stack};
 use crate::syscalls;
 
 /// The most calls made up for one number. Programs that would need more are asked about one argument at a time.
-const MAX_CASES: usize = 100_000;
+const MAX_CASES: usize = 20_000;
 
 /// Calls that stand for all calls of one number.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ struct Values {
     names: &'static [(&'static str, u64)],
 }
 
-const VALUES: [Values; 9] = [
+const VALUES: [Values; 10] = [
     // include/linux/socket.h
     Values {
         syscalls: &["socket", "socketpair"],
@@ -82,13 +82,14 @@ const VALUES: [Values; 9] = [
             ("SOCK_CLOEXEC", 0x80000),
         ],
     },
-    // include/uapi/linux/in.h; 0 is the family's own protocol
+    // For the reader of arguments only: what 0 means depends on the family.
+    Values { syscalls: &[], argument: 2, flags: false, names: &[("IPPROTO_IP", 0), ("NETLINK_ROUTE", 0)] },
+    // include/uapi/linux/in.h
     Values {
         syscalls: &["socket"],
         argument: 2,
         flags: false,
         names: &[
-            ("IPPROTO_IP", 0),
             ("IPPROTO_ICMP", 1),
             ("IPPROTO_TCP", 6),
             ("IPPROTO_UDP", 17),
@@ -103,7 +104,6 @@ const VALUES: [Values; 9] = [
             ("IPPROTO_SMC", 256),
             ("IPPROTO_MPTCP", 262),
             // include/uapi/linux/netlink.h, after those above: a number alone is read as an IP protocol.
-            ("NETLINK_ROUTE", 0),
             ("NETLINK_SOCK_DIAG", 4),
             ("NETLINK_NFLOG", 5),
             ("NETLINK_XFRM", 6),
@@ -241,12 +241,18 @@ pub fn name(syscall: &str, argument: usize, value: u32) -> Option<String> {
     if let Some((name, _)) = values.names.iter().find(|(_, v)| *v == value) {
         return Some((*name).to_owned());
     }
-    if !values.flags {
+    if !values.flags || value == 0 {
         return None;
     }
     let bits: Vec<_> = values.names.iter().filter(|(_, bits)| *bits != 0 && value & bits == *bits).collect();
     let all = bits.iter().fold(0, |all, (_, bits)| all | bits);
     (all == value).then(|| bits.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("|"))
+}
+
+/// How many arguments of `syscall` have values with names.
+pub fn named_arguments(syscall: &str) -> usize {
+    let named = VALUES.iter().filter(|v| v.syscalls.contains(&syscall));
+    named.map(|v| v.argument + 1).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -290,6 +296,9 @@ mod tests {
             ("socket", 0, 1, Some("AF_UNIX")),
             ("socket", 0, 99, None),
             ("socket", 2, 6, Some("IPPROTO_TCP")),
+            ("socket", 2, 0, None),
+            ("clone", 0, 0, None),
+            ("personality", 0, 0, Some("PER_LINUX")),
             ("read", 0, 1, None),
         ] {
             assert_eq!(name(syscall, argument, value).as_deref(), expected, "{syscall} {value:#x}");

@@ -17,6 +17,8 @@ pub struct Coverage {
     pub benchmarks: Vec<Benchmark>,
     /// What Curb enforces, and the items it mitigates.
     pub controls: Vec<Control>,
+    /// What neither the floor nor any other filter stops.
+    pub not_covered: Vec<String>,
     /// How to read it.
     pub notes: Vec<String>,
 }

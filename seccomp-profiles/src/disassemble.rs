@@ -29,10 +29,10 @@ pub fn disassemble(program: &Program, arch: Arch) -> Vec<Line> {
     let lines = program.instructions().iter().zip(states).enumerate();
     lines
         .map(|(index, (i, state))| {
-            let call = state.filter(|state| state.calls.0 == state.calls.1).map(|state| state.calls.0);
+            let call = state.as_ref().and_then(|state| state.calls.only());
             let label = call.filter(|_| call != block).and_then(|nr| syscalls::name(arch, nr));
             block = call;
-            Line { index, instruction: *i, label, text: text(index, i), note: note(i, state, arch) }
+            Line { index, instruction: *i, label, text: text(index, i), note: note(i, state.as_ref(), arch) }
         })
         .collect()
 }
@@ -70,12 +70,12 @@ fn field(offset: u32) -> String {
     }
 }
 
-fn note(i: &Instruction, state: Option<State>, arch: Arch) -> String {
+fn note(i: &Instruction, state: Option<&State>, arch: Arch) -> String {
     match i.code {
         op::RET => return answer::describe(i.k),
         op::LD if i.k == data::NR => return "system call number".to_owned(),
         op::LD if i.k == data::ARCH => return "ABI of the call".to_owned(),
-        op::JEQ | op::JGT | op::JGE | op::JSET => {}
+        op::JEQ | op::JGT | op::JGE | op::JSET | op::AND => {}
         _ => return String::new(),
     }
     let Some(State { word: Some((word, _)), calls }) = state else {
@@ -86,8 +86,8 @@ fn note(i: &Instruction, state: Option<State>, arch: Arch) -> String {
             Arch::ALL.into_iter().find(|a| a.audit() == i.k).map(|a| format!("AUDIT_ARCH_{}", a.name().to_uppercase()))
         }
         Word::Number => syscalls::name(arch, i.k).map(str::to_owned),
-        Word::Argument { index, high: false } if calls.0 == calls.1 => {
-            syscalls::name(arch, calls.0).and_then(|call| constants::name(call, index, i.k))
+        Word::Argument { index, high: false } => {
+            calls.only().and_then(|nr| syscalls::name(arch, nr)).and_then(|call| constants::name(call, *index, i.k))
         }
         _ => None,
     };
@@ -95,6 +95,7 @@ fn note(i: &Instruction, state: Option<State>, arch: Arch) -> String {
         op::JEQ => "is",
         op::JGT => "above",
         op::JGE => "from",
+        op::AND => "of it",
         _ => "any of",
     };
     value.map_or_else(String::new, |value| format!("{relation} {value}"))
@@ -119,6 +120,8 @@ mod tests {
                 "Some(\"clone\") ld   [args[0].low]",
                 "any of CLONE_NEWNS|CLONE_NEWCGROUP",
                 "Some(\"socket\")",
+                "Some(\"socketpair\")",
+                "is AF_UNIX",
                 "is AF_NETLINK",
                 "is TIOCSTI",
                 "is PR_SET_MM",

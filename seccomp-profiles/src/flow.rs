@@ -28,40 +28,83 @@ impl Word {
     }
 }
 
+/// Call numbers, as ascending ranges with gaps between them, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Calls(Vec<(u32, u32)>);
+
+impl Calls {
+    fn all() -> Calls {
+        Calls(vec![(0, u32::MAX)])
+    }
+
+    pub(crate) fn contains(&self, nr: u32) -> bool {
+        self.0.iter().any(|(low, high)| (*low..=*high).contains(&nr))
+    }
+
+    /// The number, if it is only one.
+    pub(crate) fn only(&self) -> Option<u32> {
+        match self.0.as_slice() {
+            [(low, high)] if low == high => Some(*low),
+            _ => None,
+        }
+    }
+
+    /// Those from `low` to `high`; none if the bounds are not in that order.
+    fn within(&self, low: u32, high: u32) -> Calls {
+        let cut = self.0.iter().map(|(l, h)| ((*l).max(low), (*h).min(high)));
+        Calls(cut.filter(|(l, h)| l <= h).collect())
+    }
+
+    fn union(mut self, other: Calls) -> Calls {
+        self.0.extend(other.0);
+        self.0.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
+        for (low, high) in self.0 {
+            match merged.last_mut() {
+                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
+                _ => merged.push((low, high)),
+            }
+        }
+        Calls(merged)
+    }
+
+    /// Those for which a comparison of the number held or did not.
+    fn after(&self, i: &Instruction, held: bool) -> Calls {
+        let below = || i.k.checked_sub(1).map_or(Calls(Vec::new()), |k| self.within(0, k));
+        let above = || i.k.checked_add(1).map_or(Calls(Vec::new()), |k| self.within(k, u32::MAX));
+        match (i.code, held) {
+            (op::JEQ, true) => self.within(i.k, i.k),
+            (op::JEQ, false) => below().union(above()),
+            (op::JGE, true) => self.within(i.k, u32::MAX),
+            (op::JGE, false) => below(),
+            (op::JGT, true) => above(),
+            (op::JGT, false) => self.within(0, i.k),
+            _ => self.clone(),
+        }
+    }
+}
+
 /// What holds before an instruction on every way to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     /// The word loaded and the mask on it, where all ways agree.
     pub word: Option<(Word, u32)>,
-    /// The lowest and the highest call that come here.
-    pub calls: (u32, u32),
+    /// The calls that come here.
+    pub calls: Calls,
 }
 
 impl State {
     fn join(self, other: State) -> State {
-        State {
-            word: self.word.filter(|word| other.word == Some(*word)),
-            calls: (self.calls.0.min(other.calls.0), self.calls.1.max(other.calls.1)),
-        }
+        State { word: self.word.filter(|word| other.word == Some(*word)), calls: self.calls.union(other.calls) }
     }
 
     /// This state where a comparison of the loaded word held or did not; none if that cannot be.
-    fn after(self, i: &Instruction, held: bool) -> Option<State> {
+    fn after(&self, i: &Instruction, held: bool) -> Option<State> {
         if self.word != Some((Word::Number, u32::MAX)) {
-            return Some(self);
+            return Some(self.clone());
         }
-        let (low, high) = self.calls;
-        let (low, high) = match (i.code, held) {
-            (op::JEQ, true) => (low.max(i.k), high.min(i.k)),
-            (op::JEQ, false) if low == i.k => (low.checked_add(1)?, high),
-            (op::JEQ, false) if high == i.k => (low, high.checked_sub(1)?),
-            (op::JGE, true) => (low.max(i.k), high),
-            (op::JGE, false) => (low, high.min(i.k.checked_sub(1)?)),
-            (op::JGT, true) => (low.max(i.k.checked_add(1)?), high),
-            (op::JGT, false) => (low, high.min(i.k)),
-            _ => (low, high),
-        };
-        (low <= high).then_some(State { calls: (low, high), ..self })
+        let calls = self.calls.after(i, held);
+        (!calls.0.is_empty()).then_some(State { word: self.word, calls })
     }
 }
 
@@ -69,16 +112,19 @@ impl State {
 pub(crate) fn analyse(program: &[Instruction]) -> Vec<Option<State>> {
     let mut states: Vec<Option<State>> = vec![None; program.len()];
     if let Some(first) = states.first_mut() {
-        *first = Some(State { word: None, calls: (0, u32::MAX) });
+        *first = Some(State { word: None, calls: Calls::all() });
     }
     // Jumps go forward only, so every way to an instruction has been seen when it is reached.
     for (at, i) in program.iter().enumerate() {
-        let Some(state) = states[at] else {
+        let Some(state) = states[at].clone() else {
             continue;
         };
         let mut flow = |to: usize, state: Option<State>| {
             if let (Some(slot), Some(state)) = (states.get_mut(to), state) {
-                *slot = Some(slot.map_or(state, |known| known.join(state)));
+                *slot = Some(match slot.take() {
+                    Some(known) => known.join(state),
+                    None => state,
+                });
             }
         };
         match i.code {
@@ -100,10 +146,10 @@ pub(crate) fn analyse(program: &[Instruction]) -> Vec<Option<State>> {
 pub(crate) fn decisive(program: &[Instruction], nr: u32) -> [(BTreeSet<u32>, BTreeSet<u32>); 6] {
     let mut values: [(BTreeSet<u32>, BTreeSet<u32>); 6] = Default::default();
     for (i, state) in program.iter().zip(analyse(program)) {
-        let Some(State { word: Some((Word::Argument { index, high }, mask)), calls: (first, last) }) = state else {
+        let Some(State { word: Some((Word::Argument { index, high }, mask)), calls }) = state else {
             continue;
         };
-        let Some((lows, highs)) = values.get_mut(index).filter(|_| (first..=last).contains(&nr)) else {
+        let Some((lows, highs)) = values.get_mut(index).filter(|_| calls.contains(nr)) else {
             continue;
         };
         let set = if high { highs } else { lows };
