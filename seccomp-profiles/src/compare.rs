@@ -34,7 +34,7 @@ pub struct Difference<'a> {
     pub name: Option<&'static str>,
     /// The rule of the floor that denies, if the floor does.
     pub rule: Option<&'a str>,
-    /// Does this hold for every case of the call?
+    /// Does this hold for the call whatever its arguments? No, where not all their combinations were tried.
     pub always: bool,
     /// One case.
     pub example: Call,
@@ -114,16 +114,16 @@ pub fn compare<'a>(reasons: &'a Reasons, arch: Arch, profile: &PodFilters) -> Co
             }
         }
         // Cases with the same answers by the same rule are one difference.
-        let mut groups: BTreeMap<(u32, u32, Option<&str>), (usize, Call, Answers)> = BTreeMap::new();
+        let mut groups = BTreeMap::new();
         for call in &cases.calls {
             let answers = stack.answers(call);
             let rule = deciding(reasons, arch, call).map(|rule| rule.name());
-            let key = (answers.floor, answers.effective, rule);
-            groups.entry(key).or_insert((0, *call, answers)).0 += 1;
+            let difference = || Difference { number, name, rule, always: false, example: *call, answers };
+            groups.entry((answers.floor, answers.effective, rule)).or_insert_with(|| (0, difference())).0 += 1;
         }
-        for ((_, _, rule), (count, example, answers)) in groups {
-            let always = count == cases.calls.len();
-            let difference = Difference { number, name, rule, always, example, answers };
+        for (_, (count, mut difference)) in groups {
+            difference.always = cases.complete && count == cases.calls.len();
+            let answers = difference.answers;
             match (permits(answers.floor), answers.profile.is_some_and(permits)) {
                 (false, true) => found.taken.push(difference),
                 (true, false) => found.beyond.push(difference),

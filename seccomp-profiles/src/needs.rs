@@ -54,8 +54,8 @@ pub struct Missing {
 pub fn missing(stack: &Stack<'_>, arch: Arch) -> Missing {
     let denied = |name: &&&'static str| {
         syscalls::number(arch, name).is_some_and(|nr| {
-            let calls = cases(stack, Call { nr, arch: arch.audit(), ..Call::default() }).calls;
-            !calls.iter().any(|call| permits(stack.answers(call).effective))
+            let cases = cases(stack, Call { nr, arch: arch.audit(), ..Call::default() });
+            cases.complete && !cases.calls.iter().any(|call| permits(stack.answers(call).effective))
         })
     };
     Missing {

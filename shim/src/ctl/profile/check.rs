@@ -9,16 +9,14 @@ use curb_seccomp_profiles::stack::Stack;
 use curb_seccomp_profiles::{Arch, floor};
 use serde::Serialize;
 
-use super::diff::warnings;
 use super::file::{FileError, Loaded, load};
-use super::text::{beside, count, paragraph};
+use super::text::{beside, count, paragraph, warnings};
 use super::{Error, Machine, Outcome, Output};
 use crate::ctl::chain;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// OCI seccomp JSON, as in /var/lib/kubelet/seccomp
-    #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     machine: Machine,

@@ -7,19 +7,17 @@ use curb_seccomp_profiles::disassemble::{Line, disassemble};
 use curb_seccomp_profiles::{Arch, Program, floor};
 use serde::Serialize;
 
-use super::diff::warnings;
-use super::text::{beside, count};
-use super::{Error, Machine, Outcome, Output, ProfileFile, file};
+use super::text::{beside, count, warnings};
+use super::{Error, Machine, Outcome, Output, file};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The profile; the floor if none is given
-    #[command(flatten)]
-    profile: ProfileFile,
+    /// OCI seccomp JSON [default: the floor]
+    file: Option<PathBuf>,
     /// Write every instruction with its meaning
     #[arg(long)]
     dump: bool,
-    /// Write the instructions to a file, as struct sock_filter; of several programs each to its own, PATH.1 first
+    /// Write the program, as struct sock_filter; if there are several, to PATH.1, PATH.2 ...
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -68,7 +66,7 @@ impl From<Line> for Listed {
 
 pub(super) fn run(args: &Args, out: &mut Output<'_>) -> Result<Outcome, Error> {
     let arch = args.machine.arch()?;
-    let (profile, sha256, programs, warnings) = match &args.profile.file {
+    let (profile, sha256, programs, warnings) = match &args.file {
         Some(path) => {
             let file::Loaded { name, filters, warnings } = file::load(path, arch)?;
             (name, filters.digest, filters.programs, warnings)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 
 use curb_seccomp_profiles::Arch;
 use curb_seccomp_profiles::answer::{describe, permits};
@@ -12,14 +13,13 @@ use curb_seccomp_profiles::stack::Answers;
 use serde::Serialize;
 
 use super::explain::written;
-use super::text::{beside, count, paragraph};
-use super::{Error, Machine, Outcome, Output, ProfileFile, file};
+use super::text::{beside, count, paragraph, warnings};
+use super::{Error, Machine, Outcome, Output, file};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The profile; containerd's RuntimeDefault if none is given
-    #[command(flatten)]
-    profile: ProfileFile,
+    /// OCI seccomp JSON [default: the RuntimeDefault of containerd]
+    file: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
 }
@@ -79,7 +79,7 @@ impl From<Answers> for Layers {
 
 pub(super) fn run(args: &Args, out: &mut Output<'_>) -> Result<Outcome, Error> {
     let arch = args.machine.arch()?;
-    let loaded = match &args.profile.file {
+    let loaded = match &args.file {
         Some(path) => file::load(path, arch)?,
         None => file::default_profile(arch)?,
     };
@@ -151,13 +151,6 @@ fn text(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         paragraph(out, 0, &head)?;
     }
     warnings(&report.warnings, out)
-}
-
-pub(super) fn warnings(warnings: &[String], out: &mut dyn Write) -> std::io::Result<()> {
-    if !warnings.is_empty() {
-        writeln!(out, "\nWarnings")?;
-    }
-    warnings.iter().try_for_each(|warning| beside(out, "  -", 4, warning))
 }
 
 /// Whole calls by answer, then those denied for some arguments, a line each.

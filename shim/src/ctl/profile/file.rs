@@ -97,21 +97,23 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<LinuxSeccomp, FileError> {
 
 /// Says where in a profile an error is: by the rule, counted from 1 as the compiler does, and the field.
 fn place(path: &serde_path_to_error::Path) -> String {
-    let mut place = String::new();
-    let mut in_rules = false;
-    for (depth, segment) in path.iter().enumerate() {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let (mut place, field) = match segments.as_slice() {
+        [Segment::Map { key }, Segment::Seq { index }, field @ ..] if key == "syscalls" => {
+            (format!("rule {}: ", index + 1), field)
+        }
+        field => (String::new(), field),
+    };
+    for (depth, segment) in field.iter().enumerate() {
         match segment {
-            Segment::Seq { index } if in_rules && depth == 1 => place = format!("rule {}: ", index + 1),
-            Segment::Seq { index } => place = format!("{}[{index}]: ", place.trim_end_matches(": ")),
-            Segment::Map { key } => {
-                in_rules |= depth == 0 && key == "syscalls";
-                // Fields of fields are joined by a dot, as in args[0].op.
-                let joint = if place.ends_with("]: ") { "." } else { "" };
-                let before = if joint.is_empty() { place.as_str() } else { place.trim_end_matches(": ") };
-                place = format!("{before}{joint}{key}: ");
-            }
+            Segment::Map { key } if depth == 0 => place.push_str(key),
+            Segment::Map { key } => place.extend([".", key]),
+            Segment::Seq { index } => place.push_str(&format!("[{index}]")),
             Segment::Enum { .. } | Segment::Unknown => {}
         }
+    }
+    if !field.is_empty() {
+        place.push_str(": ");
     }
     place
 }

@@ -4,7 +4,6 @@
 //! a program it found by running the program; the questions themselves are answered by `curb-seccomp-profiles`.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Subcommand;
 use curb_seccomp_profiles::Arch;
@@ -106,12 +105,4 @@ fn parse_arch(text: &str) -> Result<Arch, String> {
         other => other,
     };
     Arch::ALL.into_iter().find(|known| known.name() == arch).ok_or_else(|| "expected x86_64 or aarch64".to_owned())
-}
-
-/// The profile a question is about, where that may be a file.
-#[derive(Debug, clap::Args)]
-struct ProfileFile {
-    /// OCI seccomp JSON, as in /var/lib/kubelet/seccomp
-    #[arg(value_name = "FILE")]
-    file: Option<PathBuf>,
 }

@@ -36,6 +36,14 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Writes what the author of a profile might not expect, if there is anything.
+pub(super) fn warnings(warnings: &[String], out: &mut dyn Write) -> Result<()> {
+    if !warnings.is_empty() {
+        writeln!(out, "\nWarnings")?;
+    }
+    warnings.iter().try_for_each(|warning| beside(out, "  -", 4, warning))
+}
+
 /// `1 call`, `2 calls`.
 pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
