@@ -169,6 +169,7 @@ mod tests {
     use super::*;
     use crate::arch::Arch;
     use crate::floor::floor;
+    use crate::interpret::{Call, trace};
     use crate::syscalls;
 
     #[test]
@@ -187,6 +188,39 @@ mod tests {
             );
             // The floor looks at low words only, and at no argument of other calls.
             assert!(values("socket", 0).1.is_empty() && values("read", 0).0.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_call_comes_only_where_it_is_said_to() {
+        let jumps = |k| {
+            let at = |code, jt, jf| Instruction { code, jt, jf, k };
+            let ret = |k| Instruction { code: op::RET, jt: 0, jf: 0, k };
+            let ld = Instruction { code: op::LD, jt: 0, jf: 0, k: data::NR };
+            [op::JEQ, op::JGT, op::JGE, op::JSET].map(|code| vec![ld, at(code, 0, 1), ret(1), ret(0)])
+        };
+        let floors = Arch::ALL.map(|arch| floor(arch).instructions().to_vec());
+        let programs = [0, 1, 300, u32::MAX].into_iter().flat_map(jumps).chain(floors);
+        for program in programs {
+            let states = analyse(&program);
+            for nr in (0..600).chain([u32::MAX - 1, u32::MAX]) {
+                for arch in Arch::ALL {
+                    let call = Call { nr, arch: arch.audit(), args: [16, 2, 17, 0, 0, 0], ..Call::default() };
+                    let reached = trace(&program, &call, |at, _| {
+                        assert!(states[at].as_ref().is_some_and(|state| state.calls.contains(nr)), "{nr} at {at}");
+                    });
+                    assert!(reached.is_ok());
+                }
+            }
+            // Nor is more said than is so: a comparison parts the numbers.
+            if let [_, _, Some(yes), Some(no)] = states.as_slice()
+                && program[1].code != op::JSET
+            {
+                let both = [0, 1, 299, 300, 301, u32::MAX]
+                    .into_iter()
+                    .filter(|nr| yes.calls.contains(*nr) && no.calls.contains(*nr));
+                assert_eq!(both.count(), 0);
+            }
         }
     }
 }
