@@ -3,8 +3,10 @@
 use super::*;
 use crate::bpf::{Instruction, ret};
 use crate::interpret::{Call, run, trace};
-use oracle::{answer, corpus, errno, naive, seccompiler_filters};
+use corpus::corpus;
+use oracle::{answer, errno, naive, seccompiler_filters};
 
+mod corpus;
 mod oracle;
 
 /// The 44, copied by hand from the kernel's tables: name, x86_64, aarch64.
