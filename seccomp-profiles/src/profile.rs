@@ -25,8 +25,11 @@ use crate::arch::Arch;
 use crate::bpf::{Program, ProgramError};
 use crate::floor::digest;
 
+pub use stored::{ProfileKey, StoredError};
+
 mod emit;
 mod resolve;
+mod stored;
 
 /// The most entries `syscalls` may have. Docker's default has about 30.
 pub const MAX_RULES: usize = 4096;
