@@ -13,12 +13,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::FromRawFd;
 use std::time::Instant;
 
-use curb_seccomp_profiles::{Arch, Instruction, compile_profile, floor};
+use curb_seccomp_profiles::floor::reasons;
+use curb_seccomp_profiles::syscalls::number;
+use curb_seccomp_profiles::{Arch, Instruction, PodFilters, ProfileKey, compile_profile, floor, read_profile};
 use libseccomp::{Library, Names};
-use oci_spec::runtime::LinuxSeccomp;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 #[path = "../tests/kernel/libseccomp.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod libseccomp;
 
 const RUNTIME_DEFAULT: &str = include_str!("../tests/fixtures/containerd-2.1-default-x86_64.json");
@@ -31,11 +33,12 @@ type Stack<'a> = Vec<&'a [Instruction]>;
 
 fn main() {
     let arch = Arch::native().unwrap();
-    let profile: LinuxSeccomp = serde_json::from_str(RUNTIME_DEFAULT).unwrap();
+    let profile = read_profile(RUNTIME_DEFAULT.as_bytes()).unwrap();
     let library = Library::open().unwrap();
     let floor = floor(arch).instructions();
-    let ours = compile_profile(&profile, arch).unwrap().programs;
-    let [ours] = &ours[..] else { panic!("RuntimeDefault is one program") };
+    let compiled = compile_profile(&profile, arch).unwrap();
+    let kept = compiled.to_bytes(&ProfileKey::of(&profile, arch).unwrap());
+    let [ours] = &compiled.programs[..] else { panic!("RuntimeDefault is one program") };
     let ours = ours.instructions();
     let theirs = library.compile(&profile, Names::Known).unwrap();
     let list = seccompiler_list(arch);
@@ -67,17 +70,29 @@ fn main() {
         println!("{name:<32}{time:>10.1}");
     }
 
-    println!("\n{:<32}{:>10}", "to compile RuntimeDefault", "us");
+    println!("\n{:<32}{:>10}", "RuntimeDefault", "us");
     let compile = || {
         black_box(compile_profile(black_box(&profile), arch)).unwrap();
     };
     let parse = || {
-        black_box(serde_json::from_str::<LinuxSeccomp>(black_box(RUNTIME_DEFAULT))).unwrap();
+        black_box(read_profile(black_box(RUNTIME_DEFAULT.as_bytes()))).unwrap();
+    };
+    let load = || {
+        black_box(PodFilters::from_bytes(black_box(&kept), None, None)).unwrap();
+    };
+    let name = || {
+        black_box(ProfileKey::of(black_box(&profile), arch)).unwrap();
     };
     let theirs = || {
         black_box(library.compile(black_box(&profile), Names::Known)).unwrap();
     };
-    let steps: [(&str, &dyn Fn()); 3] = [("read its JSON", &parse), ("compile", &compile), ("libseccomp", &theirs)];
+    let steps: [(&str, &dyn Fn()); 5] = [
+        ("read its JSON", &parse),
+        ("compile it", &compile),
+        ("compile it with libseccomp", &theirs),
+        ("know it by its key", &name),
+        ("read it compiled", &load),
+    ];
     let mut times = vec![Vec::new(); steps.len()];
     for _ in 0..ROUNDS {
         for ((_, step), times) in steps.iter().zip(&mut times) {
@@ -93,9 +108,8 @@ fn main() {
 
 /// The 44 as one would write them with seccompiler, without the argument rules.
 fn seccompiler_list(arch: Arch) -> Vec<Instruction> {
-    let reasons = curb_seccomp_profiles::floor::reasons().unwrap();
-    let number = |name: &str| curb_seccomp_profiles::syscalls::number(arch, name).unwrap();
-    let rules: BTreeMap<i64, _> = reasons.denied.iter().map(|d| (i64::from(number(&d.syscall)), vec![])).collect();
+    let denied = reasons().unwrap().denied.into_iter().map(|d| number(arch, &d.syscall).unwrap());
+    let rules: BTreeMap<i64, _> = denied.map(|number| (i64::from(number), vec![])).collect();
     let target = arch.name().try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), target).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();

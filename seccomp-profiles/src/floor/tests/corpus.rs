@@ -21,6 +21,10 @@ pub fn corpus(arch: Arch) -> Vec<Call> {
     let personas = around(&[0, 8, 0x20000, 0x20008, 0x40000, 0x0040_0000, 0xffff_ffff]);
 
     let mut args: Vec<(u32, [u64; 3])> = Vec::new();
+    // Every family, type and protocol there is, one at a time.
+    args.extend((0..64).map(|family| (socket, [family, 1, 0])));
+    args.extend((0..16).map(|kind| (socket, [10, kind, 0])));
+    args.extend((0..300).map(|protocol| (socket, [2, 2, protocol])));
     for family in &families {
         for kind in &types {
             args.extend(protocols.iter().map(|protocol| (socket, [*family, *kind, *protocol])));
