@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn a_malformed_seccomp_profile_is_named_by_rule_and_field() {
         let mut spec: Value = serde_json::from_str(FIXTURES[0]).unwrap();
-        spec["linux"]["seccomp"]["syscalls"][1]["action"] = "SCMP_ACT_PERMIT".into();
+        let rule = |action: &str| serde_json::json!({"names": ["read"], "action": action});
+        let rules = [rule("SCMP_ACT_ALLOW"), rule("SCMP_ACT_PERMIT")];
+        spec["linux"]["seccomp"] = serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules});
         let error = judged(spec.to_string().as_bytes()).unwrap_err();
         let text = crate::error::chain(&error);
         assert!(text.contains("config.json") && text.contains("linux.seccomp.syscalls[1].action: "), "{text}");
