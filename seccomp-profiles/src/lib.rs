@@ -14,7 +14,7 @@
 pub use arch::Arch;
 pub use bpf::{Instruction, Program};
 pub use floor::{floor, floor_digest};
-pub use profile::{FilterFlags, PodFilters, ProfileError, compile_profile};
+pub use profile::{FilterFlags, PodFilters, ProfileError, ProfileKey, StoredError, compile_profile, read_profile};
 
 pub mod answer;
 pub mod arch;

@@ -8,6 +8,7 @@ CURB_NEEDS=(
     "/bin/busybox busybox-static"
     "/usr/lib/cni/bridge containernetworking-plugins"
     "runc runc"
+    "/usr/share/doc/libseccomp2 libseccomp2"
     "mmdebstrap mmdebstrap"
     "ip iproute2"
     "unshare util-linux"

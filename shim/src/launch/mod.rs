@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use oci_spec::runtime::{LinuxSeccomp, Spec};
+use oci_spec::runtime::Spec;
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 use tokio::net::UnixStream;
@@ -80,6 +80,8 @@ pub struct Create {
     pub spec: Spec,
     /// The container's directory in each cgroup v1 hierarchy, with the hierarchy's names.
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
+    /// The directories of the pod's other containers, where the same profile may lie compiled.
+    pub siblings: Vec<PathBuf>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
     pub floor: bool,
     /// Standard input; `/dev/null` if `None`.
@@ -101,7 +103,7 @@ pub struct Created {
     pub console: Option<OwnedFd>,
     /// The way to let init go.
     pub start: Start,
-    /// Digests of the filters it will carry.
+    /// What is told of the filters it will carry.
     pub filters: record::Filters,
     /// How many filters it will carry beyond those the daemon has.
     pub filter_count: u32,
@@ -118,8 +120,8 @@ pub struct Exec {
     pub init: Arc<OwnedFd>,
     /// The process, judged by the same policy as the container's own.
     pub process: oci_spec::runtime::Process,
-    /// The seccomp profile of the container.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// Digest of the container's own seccomp profile, as told at its create.
+    pub profile: Option<String>,
     /// The labels of the container, which the process gets whatever it asks for.
     pub labels: Labels,
     /// The `cgroup.procs` files it enters, by absolute path.
@@ -205,6 +207,7 @@ impl Launcher {
             rootfs_mounts: request.rootfs_mounts,
             hierarchies: request.hierarchies,
             spec: request.spec,
+            siblings: request.siblings,
         }));
         let launched = self.launch(Verb::Create, message, streams, None, request.terminal).await?;
         let Launched { process, console, errors, filters, filter_count } = launched;
@@ -222,7 +225,7 @@ impl Launcher {
         let message = Request::Exec(Box::new(ExecRequest {
             common,
             process: request.process,
-            seccomp: request.seccomp,
+            profile: request.profile,
             labels: request.labels,
             cgroup_procs: request.cgroup_procs,
         }));
@@ -269,7 +272,7 @@ impl Launcher {
             Err(_) => Err(LaunchError::TimedOut { verb, limit: self.limit }),
         };
         let failed = match answer {
-            Ok((Reply::Launched { pid, filters, floor_digest, pod_digest }, fds)) => {
+            Ok((Reply::Launched { pid, filters, told }, fds)) => {
                 let mut fds = fds.into_iter();
                 match (fds.next(), fds.next()) {
                     (Some(pidfd), console) if console.is_some() == terminal => {
@@ -278,7 +281,7 @@ impl Launcher {
                             process: Process { pid, pidfd },
                             console,
                             errors,
-                            filters: record::Filters { floor: floor_digest, pod: pod_digest },
+                            filters: told,
                             filter_count: filters,
                         });
                     }

@@ -310,7 +310,7 @@ pub struct Limits {
     pub pids: Option<i64>,
 }
 
-/// Digests of the compiled filters, `sha256:` and 64 hex digits.
+/// The compiled filters: digests are `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filters {
@@ -318,6 +318,9 @@ pub struct Filters {
     pub floor: Option<String>,
     /// The pod's own profile; `None` where it has none.
     pub pod: Option<String>,
+    /// What the author of that profile might not expect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How init ended.

@@ -13,7 +13,6 @@ mod options;
 mod pod;
 mod process;
 mod report;
-mod seccomp;
 
 pub use container::Container;
 pub use pod::Pod;
