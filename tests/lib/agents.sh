@@ -61,11 +61,8 @@ trim() {
 
 cpython_root() {
     debian_root "$1" python3 python3-numpy libopenblas0-pthread python3-pip openssl coreutils sed dash
-    local library
     # Left to a package script by Debian: which of the BLAS libraries is the system's.
-    for library in libblas.so.3 liblapack.so.3; do
-        (cd "$1"/usr/lib/*-linux-gnu && ln -s "openblas-pthread/$library" .)
-    done
+    (cd "$1"/usr/lib/*-linux-gnu && ln -s openblas-pthread/lib*.so.? .)
     trim "$1" usr/lib/python3/dist-packages/numpy/{_core/tests,f2py,random/tests}
     cp "$CURB_ROOT/tests/images/cpython/work.py" "$1/agent/"
 }
@@ -80,13 +77,15 @@ node_root() {
 }
 
 java_root() {
-    debian_root "$1" openjdk-21-jre-headless ecj dash
+    debian_root "$1" openjdk-21-jre-headless libeclipse-jdt-core-compiler-batch-java dash
     local home
     home=$(cd "$1" && echo usr/lib/jvm/java-21-openjdk-*)
     ln -s "../../$home/bin/java" "$1/usr/bin/java"
     cp "$CURB_ROOT/tests/images/java/Work.java" "$1/agent/"
-    inside "$1" java -jar /usr/share/java/ecj.jar -21 -d /agent /agent/Work.java
-    trim "$1" usr/share/java "$home/lib/server/classes_nocoops.jsa"
+    # A compiler in one file, where a JDK is another 80 MB; it knows the language up to 20, the library is the JVM's.
+    inside "$1" java -cp /usr/share/java/eclipse-jdt-core-compiler-batch.jar org.eclipse.jdt.internal.compiler.batch.Main \
+        -20 -d /agent /agent/Work.java
+    trim "$1" usr/share/{java,maven-repo} usr/lib/eclipse "$home/lib/server/classes_nocoops.jsa"
 }
 
 native_root() {
@@ -101,9 +100,9 @@ native_root() {
 
 debuggers_root() {
     debian_root "$1" strace gdb bubblewrap keyutils numactl coreutils dash
-    compile "$CURB_ROOT/tests/images/debuggers" "$1/agent" '
-        gcc -fsanitize=address -static-libasan -g -o out/leak leak.c
-        case $(uname -m) in x86_64) as --32 -o i386.o i386.s; ld -m elf_i386 -s -o out/i386 i386.o ;; esac'
+    local commands='gcc -fsanitize=address -static-libasan -g -o out/leak leak.c'
+    [[ $(dpkg --print-architecture) == amd64 ]] && commands+='; as --32 -o i386.o i386.s; ld -m elf_i386 -s -o out/i386 i386.o'
+    compile "$CURB_ROOT/tests/images/debuggers" "$1/agent" "$commands"
     trim "$1" usr/bin/perl*
 }
 
@@ -111,8 +110,6 @@ build_runtime_images() (
     images=$CURB_ROOT/tests/images
     env='"Env":["PATH=/usr/bin:/bin","HOME=/agent/runtime","TMPDIR=/agent/runtime","PYTHONDONTWRITEBYTECODE=1","GIT_AUTHOR_NAME=agent","GIT_AUTHOR_EMAIL=agent@localhost","GIT_COMMITTER_NAME=agent","GIT_COMMITTER_EMAIL=agent@localhost"],"User":"1000:1000","WorkingDir":"/agent"'
     runtimes_work=$(mktemp -d)
-    # apt drops to the user _apt for downloads.
-    chmod 0755 "$runtimes_work"
     trap 'rm -rf "$runtimes_work"' EXIT
     for name in cpython node java native debuggers; do
         build_image "$name" "{$env}" "$images/$name"/* <(declare -f debian_root inside toolchain compile trim)
