@@ -61,8 +61,10 @@ trim() {
 
 cpython_root() {
     debian_root "$1" python3 python3-numpy libopenblas0-pthread python3-pip openssl coreutils sed dash
-    # Left to a package script by Debian: which of the BLAS libraries is the system's.
+    # Left to package scripts by Debian: which of the BLAS libraries is the system's, and the bundle that pip opens.
     (cd "$1"/usr/lib/*-linux-gnu && ln -s openblas-pthread/lib*.so.? .)
+    mkdir -p "$1/etc/ssl/certs"
+    cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"
     trim "$1" usr/lib/python3/dist-packages/numpy/{_core/tests,f2py,random/tests}
     cp "$CURB_ROOT/tests/images/cpython/work.py" "$1/agent/"
 }

@@ -86,7 +86,7 @@ def threads():
 
 
 def run(*words, **options):
-    return subprocess.run(words, check=True, capture_output=True, text=True, **options).stdout.strip()
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout.strip()
 
 
 def tls_on_loopback():
