@@ -1,7 +1,7 @@
 //! What agents are made of goes on working under the floor, alone and below the runtime's default profile; what the floor
 //! breaks by design breaks the way `seccomp-profiles/README.md` says. The programs lie in `tests/images/`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::process::Command;
 use std::time::Duration;
@@ -136,7 +136,7 @@ async fn git_musl_go_and_landlock_work() -> Result<()> {
     let asked = Command::new(config::cache().join("rootfs/native/agent/landlock")).arg("abi").output()?;
     match String::from_utf8(asked.stdout)?.trim() {
         "there" => programs.push((&["/agent/landlock"], &landlock)),
-        errno => println!("left out: this kernel has no Landlock ({errno})"),
+        errno => eprintln!("left out: this kernel has no Landlock ({errno})"),
     }
 
     work("native", 512, &programs).await
