@@ -380,9 +380,14 @@ impl Container<'_> {
         Ok(answer.into_inner().status.ok_or("no status")?)
     }
 
-    /// Polls, as a kubelet does, until the container has exited; its last status.
+    /// [`Self::wait_exit_within`] what most tests allow.
     pub async fn wait_exit(&self) -> Result<ContainerStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_exit_within(PATIENCE).await
+    }
+
+    /// Polls, as a kubelet does, until the container has exited; its last status.
+    pub async fn wait_exit_within(&self, patience: Duration) -> Result<ContainerStatus> {
+        let deadline = Instant::now() + patience;
         loop {
             let status = self.status().await?;
             if status.state() == ContainerState::ContainerExited {
