@@ -204,7 +204,8 @@ impl Pod {
                 None => cgroup.verify(&Default::default()),
             };
             let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
-            report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
+            let filters = (created.filter_count, created.filters.clone());
+            report.created(created.init.pid, &cgroup, &limits, filters);
             seccomp::keep(&dir, hardened.spec())
                 .map_err(|error| TaskError::failed("keep the seccomp profile", &error))?;
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;

@@ -18,3 +18,5 @@ mod seccomp;
 pub use container::Container;
 pub use pod::Pod;
 pub use process::{Process, Status};
+#[cfg(feature = "ctl")]
+pub(crate) use report::enforced;
