@@ -67,6 +67,7 @@ impl Node {
             record.init_start_ticks.is_some() && record::init_start_ticks(*pid).ok() == record.init_start_ticks
         });
         let mounts = init.and_then(|pid| namespace(pid, "mnt")).filter(|it| Some(it) != self.namespaces.get("mnt"));
+        pids.extend(init);
         pids.extend(mounts.and_then(|mounts| self.by_mounts.get(&mounts)).into_iter().flatten());
         let belongs = |pid: u32| {
             mounts.is_some() && namespace(pid, "mnt") == mounts
@@ -83,7 +84,8 @@ impl Node {
             let mut process = process(pid, frozen, paths);
             process.init = Some(pid) == init;
             process.launching = launcher.is_some() && launches(pid, launcher);
-            if sys::pidfd_send_signal(&pidfd, 0).is_ok() {
+            // One without threads is dead and only not collected yet.
+            if !process.threads.is_empty() && sys::pidfd_send_signal(&pidfd, 0).is_ok() {
                 processes.push(process);
             }
         }
@@ -129,7 +131,7 @@ fn process(pid: u32, frozen: bool, paths: &[&str]) -> Process {
         init: false,
         launching: false,
         name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
-        paths: if seen.is_empty() { Err("it is dead".to_owned()) } else { mounts::look(pid, paths) },
+        paths: mounts::look(pid, paths),
         threads: seen,
     }
 }

@@ -119,10 +119,7 @@ impl Report {
     /// The report on `containers`.
     pub fn new(arch: Arch, containers: Vec<Told>, unreadable: Vec<String>) -> Self {
         let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
-        let hex = Sha256::digest(PROFILE)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
+        let hex = Sha256::digest(PROFILE).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let unread = unreadable.iter().map(|_| Verdict::Unknown);
         Report {
             verdict: worst(containers.iter().map(|told| told.verdict).chain(unread)),
