@@ -251,7 +251,9 @@ fn namespaces(
         Ok(own) => own,
         Err(reason) => return findings.add(CONTROL, Verdict::Unknown, wanted, reason, at),
     };
-    let shared = APART.iter().filter(|name| own.get(*name) == node.get(*name)).map(|name| format!("the node's {name}"));
+    // One that is not there is not a namespace of its own either.
+    let shared = APART.iter().filter(|name| own.get(*name).is_none_or(|inode| node.get(*name) == Some(inode)));
+    let shared = shared.map(|name| format!("the node's {name}"));
     let strange = own.iter().filter(|(name, inode)| init.is_some_and(|init| init.get(*name) != Some(*inode)));
     let strange = strange.filter(|(name, inode)| !APART.contains(name) || node.get(*name) != Some(*inode));
     let wrong: Vec<String> = shared.chain(strange.map(|(name, _)| format!("another {name} than init's"))).collect();
