@@ -50,13 +50,7 @@ pub struct Finding {
 pub fn compare(expected: &Expected, seen: &Container) -> Vec<Finding> {
     let mut findings = Findings::default();
     if !expected.enforced {
-        findings.add(
-            "floor",
-            Verdict::Fail,
-            "enforced",
-            "not enforced: the container was admitted in audit mode",
-            None,
-        );
+        findings.add("floor", Verdict::Fail, "the floor enforced", "the floor is not enforced: audit mode", None);
         return findings.0;
     }
     record(expected, seen, &mut findings);
@@ -259,7 +253,7 @@ fn namespaces(
     let wrong: Vec<String> = shared.chain(strange.map(|(name, _)| format!("another {name} than init's"))).collect();
     match wrong.is_empty() {
         true if init.is_none() => findings.add(CONTROL, Verdict::Unknown, wanted, "not the node's; init is gone", at),
-        true => findings.add(CONTROL, Verdict::Ok, wanted, "so", at),
+        true => findings.add(CONTROL, Verdict::Ok, wanted, "as expected", at),
         false => findings.add(CONTROL, Verdict::Fail, wanted, wrong.join(", "), at),
     }
 }
@@ -278,7 +272,7 @@ fn cgroups(expected: &Expected, thread: &Thread, at: Option<(u32, u32)>, finding
     let outside: Vec<String> =
         outside.map(|(name, _)| format!("{name}: {}", own.get(name).map_or("none", String::as_str))).collect();
     let holds = outside.is_empty() && !expected.cgroups.is_empty();
-    findings.check(CONTROL, holds, wanted, if holds { "so".to_owned() } else { outside.join(", ") }, at);
+    findings.check(CONTROL, holds, wanted, if holds { "as expected".to_owned() } else { outside.join(", ") }, at);
 }
 
 fn paths(expected: &Expected, process: &Process, findings: &mut Findings) {
@@ -300,7 +294,7 @@ fn paths(expected: &Expected, process: &Process, findings: &mut Findings) {
         "masked paths",
         shown.is_none(),
         format!("{} show nothing", masked.len()),
-        shown.unwrap_or("so".into()),
+        shown.unwrap_or("as expected".into()),
         at,
     );
 
@@ -314,7 +308,7 @@ fn paths(expected: &Expected, process: &Process, findings: &mut Findings) {
         "read-only paths",
         written.is_none(),
         format!("{} refuse writes", read_only.len()),
-        written.unwrap_or("so".into()),
+        written.unwrap_or("as expected".into()),
         at,
     );
 }
@@ -355,7 +349,7 @@ fn limits(expected: &Expected, seen: &Look<Limits>, findings: &mut Findings) {
     findings.check("cpu limit", same && within, format!("{}{most}", share(wanted)), share(seen), None);
 }
 
-/// Thousandths of a CPU, rounded up as the policy rounds.
+/// Thousandths of a CPU, rounded up as the policy does.
 fn millis(limits: &Limits) -> Option<u128> {
     let period = limits.cpu_period.filter(|period| *period > 0)?;
     let quota = u128::try_from(limits.cpu_quota?).ok()?;

@@ -68,7 +68,7 @@ pub(super) fn run(args: Args, out: &mut dyn Write) -> Result<Outcome, Error> {
     let report = Report::new(arch, told, unreadable);
     match args.json {
         true => report.json(out)?,
-        false => report.text(arch, out)?,
+        false => report.text(out)?,
     }
     match report.verdict {
         Verdict::Ok => Ok(Outcome::Good),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use curb_seccomp_profiles::floor::PROFILE;
-use curb_seccomp_profiles::{Arch, floor, floor_digest};
+use curb_seccomp_profiles::{Arch, floor_digest};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -150,66 +150,57 @@ impl Report {
     ///
     /// # Errors
     /// If `out` takes no more.
-    pub fn text(&self, arch: Arch, out: &mut dyn Write) -> io::Result<()> {
-        let evidence = &self.evidence;
+    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for told in &self.containers {
-            told.text(out)?;
-            writeln!(
-                out,
-                "  evidence  curb {} {} {} instructions, source {}, built in {}, live {}, {} filters, Linux {}, node {}, {}",
-                evidence.curb_version,
-                evidence.arch,
-                floor(arch).len(),
-                evidence.source_digest,
-                evidence.floor_digest,
-                told.live_digest.as_deref().unwrap_or("none"),
-                told.filters.unwrap_or(0),
-                plain(&evidence.kernel),
-                plain(&evidence.node),
-                evidence.time
-            )?;
+            told.header(out)?;
+            self.evidence.text(told, out)?;
             for finding in &told.findings {
                 told.line(finding, out)?;
             }
             writeln!(out)?;
         }
         for reason in &self.unreadable {
-            writeln!(out, "could not look: {}", plain(reason))?;
+            writeln!(out, "{} {}", word(Verdict::Unknown), plain(reason))?;
         }
-        let failed = self.containers.iter().filter(|told| told.verdict == Verdict::Fail).count();
-        let unknown = self.containers.iter().filter(|told| told.verdict == Verdict::Unknown).count();
-        let count = self.containers.len();
-        writeln!(
-            out,
-            "{count} containers: {} as they should be, {failed} not, {unknown} not seen in full",
-            count - failed - unknown
-        )
+        let of = |verdict| self.containers.iter().filter(|told| told.verdict == verdict).count();
+        let (good, bad, unknown) = (of(Verdict::Ok), of(Verdict::Fail), of(Verdict::Unknown));
+        writeln!(out, "containers: {good} as they should be, {bad} not, {unknown} not seen in full")
+    }
+}
+
+impl Evidence {
+    fn text(&self, told: &Told, out: &mut dyn Write) -> io::Result<()> {
+        let (kernel, node) = (plain(&self.kernel), plain(&self.node));
+        writeln!(out, "  {} on {node}, Linux {kernel} {}, curb {}", self.time, self.arch, self.curb_version)?;
+        writeln!(out, "  floor source    {}", self.source_digest)?;
+        writeln!(out, "  floor built in  {}", self.floor_digest)?;
+        let (live, filters) = (told.live_digest.as_deref().unwrap_or("none"), told.filters.unwrap_or(0));
+        writeln!(out, "  floor live      {live}, of {}", count(filters, "filter"))
     }
 }
 
 impl Told {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let threads: usize = self.processes.iter().map(|process| process.threads).sum();
-        let name = [&self.pod, &self.container].map(|part| plain(part)).join("/");
-        let name = name.trim_end_matches('/');
+    fn threads(&self) -> usize {
+        self.processes.iter().map(|process| process.threads).sum()
+    }
+
+    fn header(&self, out: &mut dyn Write) -> io::Result<()> {
+        let name = [&self.namespace, &self.id, &self.pod, &self.container].map(|part| plain(part));
+        let name: Vec<&str> = name.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         let kind = if self.kind == "sandbox" { " (sandbox)" } else { "" };
-        let (id, processes) = (plain(&self.id), self.processes.len());
-        writeln!(out, "{} {id} {name}{kind}: {processes} processes, {threads} threads", word(self.verdict).trim_end())
+        let (processes, threads) = (count(self.processes.len(), "process"), count(self.threads(), "thread"));
+        writeln!(out, "{}{kind}: {processes}, {threads}", name.join(" "))
     }
 
     fn line(&self, finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
         let (verdict, control) = (word(finding.verdict), finding.control);
-        write!(out, "  {verdict}  {control:<17}  {}", plain(&finding.expected))?;
-        if finding.found != "so" {
-            write!(out, "; the kernel: {}", plain(&finding.found))?;
-        }
-        writeln!(out, "{}", self.whom(finding))
+        let (expected, found) = (plain(&finding.expected), plain(&finding.found));
+        writeln!(out, "  {verdict:<14}  {control:<17}  expected {expected}; found {found}{}", self.whom(finding))
     }
 
     /// Of whom a finding is, where that is not all.
     fn whom(&self, finding: &Finding) -> String {
-        let all: usize = self.processes.iter().map(|process| process.threads).sum();
-        if finding.threads.is_empty() || finding.threads.len() == all {
+        if finding.threads.is_empty() || finding.threads.len() == self.threads() {
             return String::new();
         }
         // What is said of a process alone is said by its first thread.
@@ -233,10 +224,20 @@ impl Told {
 
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Ok => "ok  ",
-        Verdict::Unknown => "????",
+        Verdict::Ok => "ok",
+        Verdict::Unknown => "could not look",
         Verdict::Fail => "FAIL",
     }
+}
+
+/// A number of things, in words.
+fn count(number: usize, thing: &str) -> String {
+    let plural = match (number, thing.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{number} {thing}{plural}")
 }
 
 /// Text that may be the container's, as it may stand on a terminal: what could move the cursor, change colours or turn
@@ -264,6 +265,12 @@ mod tests {
         assert_eq!(plain("a\u{1b}[2J\r\nb"), "a\\u{1b}[2J\\r\\nb");
         assert_eq!(plain("\u{9b}31m\u{202e}x\u{7f}"), "\\u{9b}31m\\u{202e}x\\u{7f}");
         assert_eq!(plain("agent-ü"), "agent-ü");
+    }
+
+    #[test]
+    fn numbers_are_read_aloud() {
+        let words = [(1, "process"), (2, "process"), (1, "thread"), (0, "thread")].map(|(n, thing)| count(n, thing));
+        assert_eq!(words, ["1 process", "2 processes", "1 thread", "0 threads"]);
     }
 
     #[test]
