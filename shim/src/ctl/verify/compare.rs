@@ -58,12 +58,13 @@ pub fn compare(expected: &Expected, seen: &Container) -> Vec<Finding> {
     let init = seen.processes.iter().find(|process| process.init).and_then(|process| process.threads.first());
     let init = init.and_then(|thread| thread.namespaces.as_ref().ok());
     for process in &seen.processes {
+        if process.launching && process.threads.iter().any(|thread| is_unfinished(expected, thread)) {
+            let at = Some((process.pid, process.pid));
+            findings.add("launch", Verdict::Ok, "curb's own code until the filters are on", "not started yet", at);
+            continue;
+        }
         for thread in &process.threads {
             let at = Some((process.pid, thread.tid));
-            if process.launching && has_no_floor(expected, thread) {
-                findings.add("launch", Verdict::Ok, "curb's own code", "not started yet", at);
-                continue;
-            }
             filters(expected, thread, at, &mut findings);
             match &thread.privileges {
                 Ok(view) => privileges(expected, view, at, &mut findings),
@@ -72,9 +73,7 @@ pub fn compare(expected: &Expected, seen: &Container) -> Vec<Finding> {
             namespaces(&seen.node, init, thread, at, &mut findings);
             cgroups(expected, thread, at, &mut findings);
         }
-        if !process.launching {
-            paths(expected, process, &mut findings);
-        }
+        paths(expected, process, &mut findings);
     }
     limits(expected, &seen.limits, &mut findings);
     devices(expected, &seen.devices, &mut findings);
@@ -144,9 +143,16 @@ fn record(expected: &Expected, seen: &Container, findings: &mut Findings) {
     }
 }
 
-fn has_no_floor(expected: &Expected, thread: &Thread) -> bool {
-    let inherited = expected.controls.inherited_filters;
-    thread.privileges.as_ref().is_ok_and(|view| view.seccomp_filters.is_none_or(|count| count <= inherited))
+/// How many filters a process has before it executes its program.
+fn least(expected: &Expected) -> usize {
+    (expected.controls.inherited_filters as usize + 1).saturating_add(expected.controls.pod_filters as usize)
+}
+
+/// Whether a process that Curb launches has not come to the end of it: the filters are the last to be put on.
+fn is_unfinished(expected: &Expected, thread: &Thread) -> bool {
+    let count = thread.privileges.as_ref().ok().and_then(|view| view.seccomp_filters).unwrap_or(0);
+    let count = thread.filters.as_ref().map_or(count as usize, Vec::len);
+    count < least(expected)
 }
 
 fn filters(expected: &Expected, thread: &Thread, at: Option<(u32, u32)>, findings: &mut Findings) {
@@ -186,7 +192,7 @@ fn filters(expected: &Expected, thread: &Thread, at: Option<(u32, u32)>, finding
         let says = digest(programs);
         findings.check(POD, says == *wanted, format!("{count} next: {wanted}"), says, at);
     }
-    let least = place + 1 + count;
+    let least = least(expected);
     let says = match found.len().checked_sub(least) {
         None | Some(0) => found.len().to_string(),
         Some(own) => format!("{}, {own} of them its own", found.len()),

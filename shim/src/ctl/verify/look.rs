@@ -81,9 +81,10 @@ impl Node {
         for pid in pids {
             // The descriptor keeps its number: what was looked at by number counts if the process outlived the looking.
             let Some(pidfd) = hold(pid).filter(|_| belongs(pid)) else { continue };
+            // Asked first: it may be through with it by the time the rest is read.
+            let launching = launcher.is_some() && launches(pid, launcher);
             let mut process = process(pid, frozen, paths);
-            process.init = Some(pid) == init;
-            process.launching = launcher.is_some() && launches(pid, launcher);
+            (process.init, process.launching) = (Some(pid) == init, launching);
             // One without threads is dead and only not collected yet.
             if !process.threads.is_empty() && sys::pidfd_send_signal(&pidfd, 0).is_ok() {
                 processes.push(process);

@@ -251,13 +251,16 @@ fn what_the_floor_allows_passes() {
 }
 
 #[test]
-fn a_process_on_its_way_is_excused_only_as_long_as_it_has_no_floor() {
+fn a_process_on_its_way_is_excused_only_until_its_filters_are_on() {
     let mut seen = container();
     let launched = &mut seen.processes[1];
     (launched.launching, launched.threads) = (true, vec![thread(20)]);
-    let bare = launched.threads[0].privileges.as_mut().unwrap();
-    (bare.seccomp, bare.seccomp_filters, bare.uids) = (0, Some(0), [0; 4]);
+    let view = launched.threads[0].privileges.as_mut().unwrap();
+    (view.seccomp_filters, view.uids, view.cap_effective) = (Some(1), [0; 4], 1);
+    launched.threads[0].filters = Ok(vec![floor_bytes()]);
     assert_eq!(controls(&judge(&record(), &seen), Verdict::Fail), [""; 0]);
-    seen.processes[1].threads[0].privileges.as_mut().unwrap().seccomp_filters = Some(1);
-    assert!(!controls(&judge(&record(), &seen), Verdict::Fail).is_empty());
+    seen.processes[1].threads[0].filters = Err("the container is paused".to_owned());
+    assert_eq!(controls(&judge(&record(), &seen), Verdict::Fail), [""; 0]);
+    seen.processes[1].threads[0].filters = Ok(vec![floor_bytes(), POD.to_vec()]);
+    assert_eq!(controls(&judge(&record(), &seen), Verdict::Fail), ["capabilities", "user"]);
 }
