@@ -55,10 +55,15 @@ pub struct KernelView {
 /// Reads the view of `pid`. The caller holds a pidfd and checks after the call that the process still
 /// lives: only then was it that process which was read.
 pub fn kernel_view(pid: u32) -> Result<KernelView, Error> {
-    let path = PathBuf::from(format!("/proc/{pid}/status"));
-    let mut view = parse_status(&read(&path)?, &path)?;
+    let mut view = privileges(pid)?;
     view.root_read_only = root_read_only(pid);
     Ok(view)
+}
+
+/// [`kernel_view`] of a process or a thread without its root, which takes a second file.
+pub fn privileges(id: u32) -> Result<KernelView, Error> {
+    let path = PathBuf::from(format!("/proc/{id}/status"));
+    parse_status(&read(&path)?, &path)
 }
 
 /// When `pid` began, in clock ticks since boot: field 22 of proc_pid_stat(5).

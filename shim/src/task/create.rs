@@ -207,7 +207,8 @@ impl Pod {
                 None => cgroup.verify(&Default::default()),
             };
             let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
-            report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
+            let filters = (created.filter_count, created.filters.clone());
+            report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             Ok(oom)
         };

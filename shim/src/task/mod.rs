@@ -17,3 +17,5 @@ mod report;
 pub use container::Container;
 pub use pod::Pod;
 pub use process::{Process, Status};
+#[cfg(feature = "ctl")]
+pub(crate) use report::enforced;
