@@ -228,15 +228,15 @@ async fn recursive_read_only_holds_below_the_volume() -> Result<()> {
 }
 
 /// What the probe says as root of a pod, as the container's own process and by exec.
-async fn as_root<const N: usize>(pod: &Pod<'_>, args: [&str; N]) -> Result<[Value; 2]> {
-    let first = pod.container("create").uid(0).seccomp_unconfined().image("probe").command(args).start().await?;
+async fn as_root(pod: &Pod<'_>, args: &[&str]) -> Result<[Value; 2]> {
+    let probe = |name: &str| pod.container(name).uid(0).seccomp_unconfined().image("probe");
+    let first = probe("create").command(args.iter().copied()).start().await?;
     first.wait_exit().await?;
-    let said: String = pod.log("create").lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let said = pod.stdout("create");
     first.remove().await?;
     fs::remove_file(pod.log_path("create"))?;
-    let image = pod.container("exec").uid(0).seccomp_unconfined().image("probe");
-    let second = image.command(["/probe", "sleep"]).start().await?;
-    let output = second.exec(args).await?;
+    let second = probe("exec").command(["/probe", "sleep"]).start().await?;
+    let output = second.exec(args.iter().copied()).await?;
     second.stop(0).await?;
     second.remove().await?;
     Ok([serde_json::from_str(&said)?, serde_json::from_str(&output.stdout)?])
@@ -249,12 +249,12 @@ async fn the_floor_holds_for_root_of_a_user_namespace() -> Result<()> {
     }
     let node = node().await?;
     let pod = pod(&node, "floor").await?;
-    for tried in as_root(&pod, ["/probe", "syscalls"]).await? {
+    for tried in as_root(&pod, &["/probe", "syscalls"]).await? {
         let tried = tried.as_object().unwrap();
         let let_through: Vec<_> = tried.iter().filter(|(_, errno)| errno.as_i64() != Some(1)).collect();
         assert!(tried.len() == 44 && let_through.is_empty(), "{let_through:?}");
     }
-    for seen in as_root(&pod, ["/probe", "status"]).await? {
+    for seen in as_root(&pod, &["/probe", "status"]).await? {
         let status = &seen["status"];
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             assert_eq!(status[set], "0000000000000000", "{seen}");
@@ -263,12 +263,12 @@ async fn the_floor_holds_for_root_of_a_user_namespace() -> Result<()> {
         assert!(status["Uid"].as_str().unwrap().starts_with("0\t0"), "{seen}");
     }
     let write = ["/probe", "write", "/", "/etc", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger", "/sys/fs/cgroup"];
-    for tried in as_root(&pod, write).await? {
+    for tried in as_root(&pod, &write).await? {
         for (path, errno) in tried.as_object().unwrap() {
             assert_ne!(errno, 0, "{path} could be written");
         }
     }
-    for tried in as_root(&pod, ["/probe", "read", "/proc/kcore", "/proc/keys", "/sys/firmware"]).await? {
+    for tried in as_root(&pod, &["/probe", "read", "/proc/kcore", "/proc/keys", "/sys/firmware"]).await? {
         for (path, errno) in tried.as_object().unwrap() {
             assert_ne!(errno, 0, "{path} could be read");
         }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod profile;
+mod verify;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
 #[derive(Debug, Parser)]
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
+    /// Ask the kernel whether containers run under the floor
+    Verify(verify::Args),
 }
 
 /// How a command that could look ended.
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
         Command::Profile(args) => profile::run(args, &mut out),
+        Command::Verify(args) => verify::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -187,4 +187,9 @@ impl ContainerFloor {
     pub fn mode(&self) -> Mode {
         self.mode
     }
+
+    /// The most its limits may be raised to.
+    pub fn max(&self) -> Limits {
+        self.max
+    }
 }

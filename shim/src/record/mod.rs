@@ -4,6 +4,7 @@
 //! workload's arguments or environment: those carry secrets. Readers ignore fields and take words they
 //! do not know for `Unknown`, so that an old reporter can read the records of a newer shim.
 
+mod controls;
 mod kernel;
 mod store;
 mod tree;
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::idmap::IdMap;
 
-pub use kernel::{KernelView, cgroup_paths, init_start_ticks, kernel_view};
+pub use controls::Controls;
+pub use kernel::{KernelView, cgroup_paths, has_executed, init_start_ticks, kernel_view, privileges};
 pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
 /// The layout of [`Record`]; raised only when an old reader would misread a new record.
@@ -134,6 +136,9 @@ pub struct Record {
     /// The filters loaded into init.
     #[serde(default)]
     pub filters: Filters,
+    /// What its processes are held to; `None` where nobody is held to anything: refused, or in audit mode.
+    #[serde(default)]
+    pub controls: Option<Controls>,
     /// The task's state.
     pub state: State,
     /// init, as the shim's pid namespace numbers it.
@@ -176,6 +181,7 @@ impl Record {
             kernel: None,
             user_namespace: None,
             filters: Filters::default(),
+            controls: None,
             state: if refused { State::Refused } else { State::Created },
             pid: None,
             init_start_ticks: None,
@@ -317,7 +323,7 @@ pub struct Limits {
     pub pids: Option<i64>,
 }
 
-/// Digests of the compiled filters, `sha256:` and 64 hex digits.
+/// The compiled filters: digests are `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filters {
@@ -325,6 +331,9 @@ pub struct Filters {
     pub floor: Option<String>,
     /// The pod's own profile; `None` where it has none.
     pub pod: Option<String>,
+    /// What the author of that profile might not expect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How init ended.
