@@ -48,6 +48,12 @@ pub fn patience(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds)) * factor
 }
 
+/// Whether tests use the containerd that systemd runs on this machine, which a booted node has set up for them
+/// (`CURB_NODE=system`), and not private ones.
+pub fn on_systems_node() -> bool {
+    env::var("CURB_NODE").is_ok_and(|value| value == "system")
+}
+
 /// The handler under test: `UNDER_TEST`, `curb` when unset.
 pub fn under_test() -> String {
     env::var("UNDER_TEST").unwrap_or_else(|_| "curb".to_owned())

@@ -30,9 +30,9 @@ impl Node {
         let config = PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
-            log_directory: format!("/var/log/pods/{name}"),
+            log_directory: format!("{}/log/pods/{name}", self.data().display()),
             linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: self.cgroup_parent().to_owned(),
+                cgroup_parent: self.cgroups().of_pods(),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces),
                     ..Default::default()
