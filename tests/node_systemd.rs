@@ -5,12 +5,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use curb_tests::api::cri::LinuxContainerResources;
 use curb_tests::figures::shim_name;
 use curb_tests::pod::{Container, Pod};
-use curb_tests::{Node, Result, cgroup, config, patience};
+use curb_tests::{Node, Result, cgroup, config, moment, patience};
 use nix::sys::signal::Signal;
 
 /// The slices a kubelet makes for pods of each class of service, and where systemd puts them.
@@ -169,7 +169,7 @@ async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
     for id in ids {
         while scope(&node, &id, "LoadState")?.trim_end() != "LoadState=not-found" {
             assert!(Instant::now() < deadline, "{}", scope(&node, &id, "LoadState,ActiveState,SubState")?);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            moment().await;
         }
     }
     node.expect_nothing_left().await

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cgroup::CgroupParent;
 use crate::config::{self, CNI_CONFLIST, Containerd, Settings};
 use crate::supervisor::{Reply, Request};
-use crate::{Result, images, patience};
+use crate::{Result, images, moment, patience};
 
 const CURB_CONFIG: &str = "/etc/curb/config.toml";
 /// Gives a booted node a fresh containerd with the tests' images: `tests/node/containerd`.
@@ -251,7 +251,7 @@ impl Node {
             match self.dial(SOCKET).await {
                 Ok(channel) => break channel,
                 Err(_) if Instant::now() < deadline && self.proc(pid, "exe").exists() => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    moment().await;
                 }
                 Err(error) => {
                     return Err(format!("containerd does not answer: {error}").into());
@@ -316,7 +316,7 @@ impl Node {
             if Instant::now() > deadline {
                 return Err(format!("the CRI is not ready: {last}").into());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            moment().await;
         }
     }
 
@@ -381,7 +381,7 @@ impl Node {
             if Instant::now() > deadline {
                 return Err(format!("left behind:\n  {}", left.join("\n  ")).into());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            moment().await;
         }
     }
 }
