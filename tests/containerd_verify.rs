@@ -129,7 +129,7 @@ async fn a_limit_or_device_that_was_changed_is_a_fault() -> Result<()> {
         }
         let container = sleeper(&pod, controller).start().await?;
         expect_good(&node, &container.id)?;
-        let dir = cgroup::directory(controller, &format!("{}/{}", node.cgroup_parent(), container.id));
+        let dir = cgroup::directory(controller, &node.cgroups().path_of(&container.id));
         std::fs::write(dir.join(if unified { v2 } else { v1 }), value)?;
         let said = verify(&node, &container.id)?;
         assert!(said.code == 1 && said.controls("fail").contains(&control), "{}", said.text);
@@ -167,7 +167,7 @@ async fn a_mount_that_was_changed_is_a_fault() -> Result<()> {
 
 /// Moves a process of the node into the container's cgroups.
 fn join(node: &Node, id: &str, pid: u32) -> Result<()> {
-    let path = format!("{}/{id}/cgroup.procs", node.cgroup_parent());
+    let path = format!("{}/cgroup.procs", node.cgroups().path_of(id));
     let script = format!(
         "for dir in $(ls -d /sys/fs/cgroup /sys/fs/cgroup/*); do [ -e $dir{path} ] && echo {pid} >$dir{path}; done; true"
     );

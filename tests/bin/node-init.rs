@@ -5,6 +5,8 @@
 //! namespace. Process 1 reads requests, one JSON object a line, from standard input ([`Request`]),
 //! answers each with one line, reaps orphans, and exits at the end of the input: the kernel then
 //! kills whatever still runs in there, even when the test was itself killed with SIGKILL.
+//!
+//! `curb-node-init --here DIR CGROUP` does the same in the machine's own namespaces, for a machine that is a node itself.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -29,15 +31,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--init"] => init(),
+        ["--here", dir, cgroup] => here(Path::new(dir), cgroup),
         [dir, cgroup] => outer(Path::new(dir), cgroup),
-        _ => Err("usage: curb-node-init DIR CGROUP".into()),
+        _ => Err("usage: curb-node-init [--here] DIR CGROUP".into()),
     }
 }
 
 /// Runs in the machine's pid namespace: makes the others, waits for process 1, and removes what
 /// outlives a namespace.
 fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
-    let cgroups = CgroupParent::named(cgroup);
+    let cgroups = CgroupParent::named(cgroup, false);
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
@@ -59,11 +62,21 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     mount(Some(&log), "/var/log", none, MsFlags::MS_BIND, none)?;
 
     let mut child = Command::new("/proc/self/exe").arg("--init").spawn()?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", serde_json::to_string(&Reply::Ready { init: child.id() })?)?;
-    out.flush()?;
+    answer(&Reply::Ready { init: child.id() })?;
     child.wait()?;
     // Here and not in the test, which may have been killed.
+    cgroups.remove();
+    Ok(fs::remove_dir_all(dir)?)
+}
+
+fn here(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
+    let cgroups = CgroupParent::named(cgroup, true);
+    fs::create_dir_all(dir.join("log"))?;
+    answer(&Reply::Ready { init: 1 })?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(supervise())?;
+    if let Some(slice) = cgroups.slice() {
+        Command::new("systemctl").args(["--quiet", "stop", slice]).status()?;
+    }
     cgroups.remove();
     Ok(fs::remove_dir_all(dir)?)
 }
@@ -91,7 +104,7 @@ async fn supervise() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             _ = children.recv() => reap(&mut exited),
             line = requests.next_line() => {
-                let Some(line) = line? else { std::process::exit(0) };
+                let Some(line) = line? else { return Ok(()) };
                 match serde_json::from_str(&line)? {
                     Request::Wait { pid } => awaited = Some(pid),
                     Request::Spawn { argv, env, output } => answer(&spawn(&argv, env, &output))?,

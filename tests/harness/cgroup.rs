@@ -5,25 +5,33 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::{config, patience};
+
 /// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
 #[derive(Debug)]
 pub struct CgroupParent {
     name: String,
+    /// The systemd slice of a node whose pods systemd keeps.
+    slice: Option<String>,
     // Read early: the process that removes the cgroup no longer has its own `/proc/self` by then.
     hierarchies: Vec<PathBuf>,
 }
 
 impl CgroupParent {
-    /// A name no other node on this machine uses.
-    pub fn unique() -> Self {
+    /// A name no other node on this machine uses, below the cgroup that `CURB_CGROUP` names: where systemd runs,
+    /// all others are its own.
+    pub fn unique(systems: bool) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Self::named(&format!("/curb-test-{}-{serial}", std::process::id()))
+        let given = std::env::var("CURB_CGROUP").unwrap_or_default();
+        Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()), systems)
     }
 
-    /// The one that [`CgroupParent::name`] told.
-    pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), hierarchies: hierarchies() }
+    /// The one that [`CgroupParent::name`] told; `systems` when its pods go to a slice of systemd's.
+    pub fn named(name: &str, systems: bool) -> Self {
+        // A dash in a slice's name would make a slice in a slice.
+        let slice = || format!("{}.slice", name.rsplit('/').next().unwrap_or(name).replace('-', "_"));
+        Self { name: name.to_owned(), slice: systems.then(slice), hierarchies: hierarchies() }
     }
 
     /// The path below each hierarchy's root, with its leading slash.
@@ -31,8 +39,36 @@ impl CgroupParent {
         &self.name
     }
 
+    /// The slice of its pods where systemd keeps them.
+    pub fn slice(&self) -> Option<&str> {
+        self.slice.as_deref()
+    }
+
+    /// CRI's `cgroup_parent` of its pods.
+    pub fn of_pods(&self) -> String {
+        self.slice.as_ref().map_or_else(|| self.name.clone(), |slice| format!("/{slice}"))
+    }
+
+    /// The `cgroupsPath` of container `id` that no pod is made for. runc has to be told of systemd by an option.
+    pub fn of_spec(&self, id: &str) -> String {
+        match &self.slice {
+            Some(slice) if config::under_test() != "runc" => format!("{slice}:cri-containerd:{id}"),
+            _ => format!("{}/{id}", self.name),
+        }
+    }
+
+    /// The path of the cgroup of container `id` of a pod.
+    pub fn path_of(&self, id: &str) -> String {
+        match &self.slice {
+            Some(slice) => format!("/{slice}/cri-containerd-{id}.scope"),
+            None => format!("{}/{id}", self.name),
+        }
+    }
+
     fn directories(&self) -> Vec<PathBuf> {
-        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(&self.name[1..])).collect();
+        let names = [Some(&self.name[1..]), self.slice()];
+        let below = |root: &PathBuf| names.into_iter().flatten().map(|name| root.join(name)).collect::<Vec<_>>();
+        let mut found: Vec<_> = self.hierarchies.iter().flat_map(below).collect();
         found.retain(|dir| dir.is_dir());
         found
     }
@@ -56,7 +92,7 @@ impl CgroupParent {
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
         // The kernel empties the cgroups of killed processes a moment after it reaped them.
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + patience(2);
         while self.directories().iter().map(|dir| remove_tree(dir)).filter(|&gone| !gone).count() > 0 {
             if Instant::now() > deadline {
                 eprintln!("cgroups that cannot be removed: {:?}", self.directories());

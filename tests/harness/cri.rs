@@ -1,13 +1,13 @@
 //! The CRI client calls that belong to no pod.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tonic::transport::Channel;
 
 use crate::api::cri::image_service_client::ImageServiceClient;
 use crate::api::cri::runtime_service_client::RuntimeServiceClient;
 use crate::api::cri::{ImageSpec, ImageStatusRequest, ListContainerStatsRequest, StatusRequest};
-use crate::{Node, Result};
+use crate::{Node, Result, moment, patience};
 
 impl Node {
     /// The CRI's runtime service.
@@ -33,7 +33,7 @@ impl Node {
 
     /// Waits until CRI knows an image that containerd imported: it learns of it from an event.
     pub(crate) async fn wait_for_image(&self, name: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patience(10);
         let mut client = ImageServiceClient::new(self.channel().await?);
         loop {
             let image = Some(ImageSpec { image: name.to_owned() });
@@ -41,7 +41,7 @@ impl Node {
             let known = client.image_status(ImageStatusRequest { image }).await;
             match known {
                 Ok(status) if status.get_ref().image.is_some() => return Ok(()),
-                _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ if Instant::now() < deadline => moment().await,
                 Ok(_) => return Err(format!("CRI does not know image {name}").into()),
                 Err(error) => return Err(error.into()),
             }

@@ -12,10 +12,10 @@ use crate::api::cri::{
     RemovePodSandboxRequest, RunPodSandboxRequest, SecurityProfile, StartContainerRequest, StopContainerRequest,
     StopPodSandboxRequest, UpdateContainerResourcesRequest, UserNamespace, security_profile::ProfileType,
 };
-use crate::{Node, Result, config, images};
+use crate::{Node, Result, config, images, moment, patience};
 
-/// How long a test waits for a container to reach a state.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Seconds a test waits for a container to reach a state.
+const PATIENCE: u32 = 20;
 
 impl Node {
     /// Describes a pod: private namespaces, bridge network, the runtime under test.
@@ -30,9 +30,9 @@ impl Node {
         let config = PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
-            log_directory: format!("/var/log/pods/{name}"),
+            log_directory: format!("{}/log/pods/{name}", self.data().display()),
             linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: self.cgroup_parent().to_owned(),
+                cgroup_parent: self.cgroups().of_pods(),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces),
                     ..Default::default()
@@ -402,7 +402,7 @@ impl Container<'_> {
 
     /// [`Self::wait_exit_within`] what most tests allow.
     pub async fn wait_exit(&self) -> Result<ContainerStatus> {
-        self.wait_exit_within(PATIENCE).await
+        self.wait_exit_within(patience(PATIENCE)).await
     }
 
     /// Polls, as a kubelet does, until the container has exited; its last status.
@@ -416,14 +416,15 @@ impl Container<'_> {
             if Instant::now() > deadline {
                 return Err(format!("container {} still is {:?}", self.id, status.state()).into());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            moment().await;
         }
     }
 
-    /// ExecSync with a limit of 20 seconds.
+    /// ExecSync with a limit of 20 seconds of an ordinary machine.
     pub async fn exec<'w>(&self, words: impl IntoIterator<Item = &'w str>) -> Result<Output> {
         let cmd = words.into_iter().map(str::to_owned).collect();
-        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout: 20 };
+        let timeout = patience(20).as_secs().cast_signed();
+        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout };
         let answer = self.node.cri().await?.exec_sync(request).await.map_err(message)?.into_inner();
         Ok(Output {
             code: answer.exit_code,

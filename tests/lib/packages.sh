@@ -10,6 +10,7 @@ CURB_NEEDS=(
     "runc runc"
     "/usr/share/doc/libseccomp2 libseccomp2"
     "mmdebstrap mmdebstrap"
+    "mkfs.ext4 e2fsprogs"
     "ip iproute2"
     "unshare util-linux"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"
