@@ -145,7 +145,7 @@ async fn every_limit_asked_for_is_what_the_kernel_then_says() {
         "pids": { "limit": 33 },
     }));
     assert!(matches!(scratch.cgroup.verify(&asked), Err(CgroupError::Mismatch { .. })));
-    let limits = scratch.cgroup.update(&asked).expect("update");
+    let limits = scratch.cgroup.update(&asked).await.expect("update");
     assert_eq!(limits.memory_max, Some(64 * MIB), "rounded down to a page");
     assert_eq!(limits.swap_max.map(|swap| swap / MIB), Some(if limits.cpu_shares.is_some() { 32 } else { 31 }));
     assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(25_000), Some(50_000)));
@@ -155,12 +155,13 @@ async fn every_limit_asked_for_is_what_the_kernel_then_says() {
 
     for (limit, swap) in [(16, 16), (128, 256), (32, 32), (64, 64)] {
         let moved = resources(json!({ "memory": { "limit": limit * MIB, "swap": swap * MIB } }));
-        let limits = scratch.cgroup.update(&moved).unwrap_or_else(|error| panic!("{limit} of {swap}: {error:?}"));
+        let limits = scratch.cgroup.update(&moved).await.unwrap_or_else(|error| panic!("{limit} of {swap}: {error:?}"));
         assert_eq!((limits.memory_max, limits.swap_max), (Some(limit * MIB), Some((swap - limit) * MIB)));
     }
     let lifted = scratch
         .cgroup
-        .update(&resources(json!({ "memory": { "limit": -1 }, "cpu": { "quota": -1 }, "pids": { "limit": -1 } })));
+        .update(&resources(json!({ "memory": { "limit": -1 }, "cpu": { "quota": -1 }, "pids": { "limit": -1 } })))
+        .await;
     let lifted = lifted.expect("lift");
     assert_eq!((lifted.memory_max, lifted.swap_max, lifted.cpu_quota, lifted.pids_max), (None, None, None, None));
 }
@@ -170,7 +171,7 @@ async fn quota_and_period_may_move_past_each_other() {
     let scratch = Scratch::new();
     for (quota, period) in [(1000, 1000), (1_000_000, 1_000_000), (2000, 1000), (500_000, 1_000_000)] {
         let asked = resources(json!({ "cpu": { "quota": quota, "period": period, "burst": 0 } }));
-        let limits = scratch.cgroup.update(&asked).unwrap_or_else(|error| panic!("{quota}/{period}: {error:?}"));
+        let limits = scratch.cgroup.update(&asked).await.unwrap_or_else(|error| panic!("{quota}/{period}: {error:?}"));
         assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(quota), Some(period)));
     }
 }
@@ -178,11 +179,12 @@ async fn quota_and_period_may_move_past_each_other() {
 #[tokio::test]
 async fn what_the_kernel_refuses_or_bends_is_an_error_that_names_the_file() {
     let mut scratch = Scratch::new();
-    let error = scratch.cgroup.update(&resources(json!({ "cpu": { "cpus": "9999" } }))).expect_err("no such cpu");
+    let error = scratch.cgroup.update(&resources(json!({ "cpu": { "cpus": "9999" } }))).await.expect_err("no such cpu");
     assert!(error.to_string().ends_with("cpuset.cpus"), "{error}");
     assert!(matches!(error, CgroupError::Write { .. }));
     if scratch.cgroup.version() == Version::V1 {
-        let error = scratch.cgroup.update(&resources(json!({ "cpu": { "shares": 1 } }))).expect_err("below the least");
+        let error =
+            scratch.cgroup.update(&resources(json!({ "cpu": { "shares": 1 } }))).await.expect_err("below the least");
         assert!(error.to_string().ends_with("cpu.shares: asked for 1, kernel has 2"), "{error}");
         scratch.run("dd if=/dev/zero bs=20M | sleep 1000");
         let used = || {
@@ -194,8 +196,11 @@ async fn what_the_kernel_refuses_or_bends_is_an_error_that_names_the_file() {
             assert!(Instant::now() < deadline, "dd took only {} bytes", used());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let error =
-            scratch.cgroup.update(&resources(json!({ "memory": { "limit": 4 * MIB } }))).expect_err("below usage");
+        let error = scratch
+            .cgroup
+            .update(&resources(json!({ "memory": { "limit": 4 * MIB } })))
+            .await
+            .expect_err("below usage");
         assert!(error.to_string().ends_with("memory.limit_in_bytes"), "{error}");
     }
 }
@@ -241,7 +246,7 @@ async fn a_process_that_keeps_forking_is_frozen_and_thawed() {
 #[tokio::test]
 async fn a_fork_storm_in_nested_and_frozen_cgroups_is_killed_to_the_last() {
     let mut scratch = Scratch::new();
-    scratch.cgroup.update(&resources(json!({ "pids": { "limit": 300 } }))).expect("limit");
+    scratch.cgroup.update(&resources(json!({ "pids": { "limit": 300 } }))).await.expect("limit");
     scratch.nest("nested");
     scratch.nest("nested/deep");
     for nested in ["", "nested", "nested/deep"] {
@@ -291,7 +296,11 @@ async fn killing_spares_the_neighbour_and_the_caller() {
 #[tokio::test]
 async fn a_process_out_of_memory_is_told_before_its_exit_and_once() {
     let mut scratch = Scratch::new();
-    scratch.cgroup.update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }))).expect("limit");
+    scratch
+        .cgroup
+        .update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } })))
+        .await
+        .expect("limit");
     let mut watch = scratch.cgroup.oom_watch().expect("watch");
     assert!(!watch.check_now().expect("check"));
     scratch.run("tail /dev/zero; sleep 1000");
@@ -304,7 +313,11 @@ async fn a_process_out_of_memory_is_told_before_its_exit_and_once() {
 #[tokio::test]
 async fn a_kill_nobody_waited_for_is_found_after_the_exit() {
     let mut scratch = Scratch::new();
-    scratch.cgroup.update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }))).expect("limit");
+    scratch
+        .cgroup
+        .update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } })))
+        .await
+        .expect("limit");
     scratch.nest("nested");
     let mut watch = scratch.cgroup.oom_watch().expect("watch");
     scratch.run_in("nested", "exec tail /dev/zero");
@@ -317,7 +330,7 @@ async fn a_kill_nobody_waited_for_is_found_after_the_exit() {
 #[tokio::test]
 async fn memory_that_runs_out_above_is_not_blamed_on_a_container_that_lost_nothing() {
     let mut pod = Scratch::new();
-    pod.cgroup.update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }))).expect("limit");
+    pod.cgroup.update(&resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }))).await.expect("limit");
     pod.nest("idle");
     pod.nest("greedy");
     let named = |name: &str| Cgroup::of(Some(&format!("{}/{name}", pod.cgroup.path())), "unused").expect("name");
@@ -351,6 +364,7 @@ async fn statistics_are_the_kernels() {
     scratch
         .cgroup
         .update(&resources(json!({ "memory": { "limit": 64 * MIB }, "pids": { "limit": 20 } })))
+        .await
         .expect("limit");
     scratch.run("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exec sleep 1000");
     tokio::time::sleep(Duration::from_millis(300)).await;

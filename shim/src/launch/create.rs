@@ -9,6 +9,7 @@ use std::rc::Rc;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sched::CloneFlags;
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::termios::Winsize;
 
@@ -47,9 +48,11 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     crate::rootfs::mount_all(&rootfs_mounts, &rootfs).step("mount the root file system")?;
     let root = fs::open_root(&rootfs)?;
     fs::check_image(&root)?;
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_cgroups = namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup && n.path().is_none());
     let mut normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
     let sealed = match normalised.spec.mounts_mut() {
-        Some(mounts) => cgroupfs::expand(mounts, &hierarchies)?,
+        Some(mounts) => cgroupfs::expand(mounts, &hierarchies, own_cgroups)?,
         None => Vec::new(),
     };
     fs::check_destinations(&root, &rootfs, normalised.spec.mounts().as_deref().unwrap_or_default())?;
