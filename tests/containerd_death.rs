@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use curb_tests::events::{Recorder, line};
 use curb_tests::task::{Task, TaskBuilder, process};
-use curb_tests::{Node, Result};
+use curb_tests::{Node, Result, patience};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::Code;
@@ -55,7 +55,8 @@ fn start_verb(node: &Node) -> Option<u32> {
     node.processes(SHIM).into_iter().find(is_start)
 }
 
-async fn until(what: &str, limit: Duration, done: impl AsyncFn() -> bool) -> Result<()> {
+async fn until(what: &str, seconds: u32, done: impl AsyncFn() -> bool) -> Result<()> {
+    let limit = patience(seconds);
     let deadline = Instant::now() + limit;
     while !done().await {
         if Instant::now() > deadline {
@@ -69,7 +70,7 @@ async fn until(what: &str, limit: Duration, done: impl AsyncFn() -> bool) -> Res
 /// Waits until containerd has forgotten the task, which it does after the shim's `delete`.
 async fn cleaned_up(task: &Task<'_>) -> Result<()> {
     let gone = async || task.state("").await.is_err_and(|status| status.code() == Code::NotFound);
-    until(&format!("{} is cleaned up", task.id), Duration::from_secs(5), gone).await?;
+    until(&format!("{} is cleaned up", task.id), 5, gone).await?;
     Ok(task.forget().await?)
 }
 
@@ -212,7 +213,7 @@ async fn a_start_verb_killed_at_any_time_leaves_no_daemon() -> Result<()> {
             task.wait("").await?;
             task.delete().await?;
         }
-        until("the daemon ended", Duration::from_secs(5), async || node.processes(SHIM).is_empty()).await?;
+        until("the daemon ended", 5, async || node.processes(SHIM).is_empty()).await?;
         // The verb may die between making the socket and making the daemon. containerd runs no `delete` for a shim
         // that it never had, so that this one file stays until the id is used again.
         if hit {
@@ -237,7 +238,7 @@ async fn sigterm_ends_the_pod_and_tells_every_exit() -> Result<()> {
     let exec = tasks[2].state("plain").await?.pid;
     let pid = daemon(&node);
     node.signal(pid, Signal::SIGTERM)?;
-    until("the daemon ended", Duration::from_secs(5), async || node.processes(SHIM).is_empty()).await?;
+    until("the daemon ended", 5, async || node.processes(SHIM).is_empty()).await?;
     for (task, init) in inits {
         // An exit with the pid is the daemon's own; the one containerd makes up for a dead shim has none.
         let seen = events.until(&task.id, "exit").await;
@@ -273,7 +274,7 @@ async fn bundles_removed_under_a_running_pod_end_it() -> Result<()> {
         "awk '$2 ~ \"^/run/containerd/\" {print $2}' /proc/self/mounts | sort -r | xargs -r -n1 umount && \
          rm -rf /run/containerd/io.containerd.runtime.v2.task/default/*",
     ])?;
-    until("the daemon ended", Duration::from_secs(5), async || node.processes(SHIM).is_empty()).await?;
+    until("the daemon ended", 5, async || node.processes(SHIM).is_empty()).await?;
     println!("ended after {:?}", began.elapsed());
     nothing_left(&node).await?;
     node.start_containerd().await?;
@@ -295,7 +296,7 @@ async fn a_removed_bundle_ends_its_container_and_no_other() -> Result<()> {
     );
     let init = doomed.state("").await?.pid;
     node.run(&["sh", "-c", &script])?;
-    until("its init ended", Duration::from_secs(5), async || !node.proc(init, "exe").exists()).await?;
+    until("its init ended", 5, async || !node.proc(init, "exe").exists()).await?;
     for task in [&spared, &first] {
         assert_eq!(task.state("").await?.status(), curb_tests::api::tasks::Status::Running, "{}", task.id);
     }

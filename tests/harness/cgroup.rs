@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::patience;
+
 /// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
 #[derive(Debug)]
 pub struct CgroupParent {
@@ -14,11 +16,13 @@ pub struct CgroupParent {
 }
 
 impl CgroupParent {
-    /// A name no other node on this machine uses.
+    /// A name no other node on this machine uses, below the cgroup that `CURB_CGROUP` names: where systemd runs,
+    /// all others are its own.
     pub fn unique() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Self::named(&format!("/curb-test-{}-{serial}", std::process::id()))
+        let given = std::env::var("CURB_CGROUP").unwrap_or_default();
+        Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()))
     }
 
     /// The one that [`CgroupParent::name`] told.
@@ -56,7 +60,7 @@ impl CgroupParent {
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
         // The kernel empties the cgroups of killed processes a moment after it reaped them.
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + patience(2);
         while self.directories().iter().map(|dir| remove_tree(dir)).filter(|&gone| !gone).count() > 0 {
             if Instant::now() > deadline {
                 eprintln!("cgroups that cannot be removed: {:?}", self.directories());

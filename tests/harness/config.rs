@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::Result;
 
@@ -38,6 +39,13 @@ impl Containerd {
 /// The cache that the scripts in `tests/lib` fill.
 pub fn cache() -> PathBuf {
     env::var_os("CURB_CACHE").map_or_else(|| PathBuf::from("/var/cache/curb-tests"), PathBuf::from)
+}
+
+/// So many seconds of an ordinary machine: what a test waits at most before it calls a thing hung. `CURB_PATIENCE`
+/// multiplies it, for machines with an emulated processor.
+pub fn patience(seconds: u32) -> Duration {
+    let factor = env::var("CURB_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    Duration::from_secs(u64::from(seconds)) * factor
 }
 
 /// The handler under test: `UNDER_TEST`, `curb` when unset.

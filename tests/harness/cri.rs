@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 use crate::api::cri::image_service_client::ImageServiceClient;
 use crate::api::cri::runtime_service_client::RuntimeServiceClient;
 use crate::api::cri::{ImageSpec, ImageStatusRequest, ListContainerStatsRequest, StatusRequest};
-use crate::{Node, Result};
+use crate::{Node, Result, patience};
 
 impl Node {
     /// The CRI's runtime service.
@@ -25,7 +25,7 @@ impl Node {
 
     /// Waits until CRI knows an image that containerd imported: it learns of it from an event.
     pub(crate) async fn wait_for_image(&self, name: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patience(10);
         let mut client = ImageServiceClient::new(self.channel().await?);
         loop {
             let image = Some(ImageSpec { image: name.to_owned() });

@@ -15,7 +15,7 @@ use crate::api::events::{
     Envelope, PublishRequest, SubscribeRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit,
     TaskOom, TaskPaused, TaskResumed, TaskStart,
 };
-use crate::{Node, Result};
+use crate::{Node, Result, patience};
 
 /// One task event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Recorder {
 
     /// The events of one container once there are `count` with this topic, or after ten seconds.
     pub async fn until_count(&self, container: &str, topic: &str, count: usize) -> Vec<Event> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patience(10);
         loop {
             let changed = self.shared.changed.notified();
             let events = self.of(container);

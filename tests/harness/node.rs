@@ -18,11 +18,11 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cgroup::CgroupParent;
 use crate::config::{self, CNI_CONFLIST, Settings};
 use crate::supervisor::{Reply, Request};
-use crate::{Result, images};
+use crate::{Result, images, patience};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
-/// How long containerd may take to answer on its socket.
-const READY: Duration = Duration::from_secs(20);
+/// Seconds that containerd may take to answer on its socket.
+const READY: u32 = 20;
 
 /// A running private node. Dropping it ends everything in it.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl Node {
         }
         let binary = self.settings.containerd.bin.join("containerd");
         let pid = self.spawn("containerd", &[&binary.to_string_lossy()])?;
-        let deadline = Instant::now() + READY;
+        let deadline = Instant::now() + patience(READY);
         // The socket appears some time after the process: dialling it is the only sign of readiness.
         let channel = loop {
             match self.dial(SOCKET).await {
@@ -269,7 +269,7 @@ impl Node {
     }
 
     async fn wait_for_cri(&self) -> Result<()> {
-        let deadline = Instant::now() + READY;
+        let deadline = Instant::now() + patience(READY);
         loop {
             let last = match self.not_ready().await {
                 Ok(reasons) if reasons.is_empty() => return Ok(()),
@@ -335,7 +335,7 @@ impl Node {
     /// Fails unless pods left nothing behind. containerd ends a shim a moment after it answered the
     /// removal, so the node gets two seconds.
     pub async fn expect_nothing_left(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + patience(2);
         loop {
             let left = self.leftovers();
             if left.is_empty() {

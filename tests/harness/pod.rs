@@ -12,10 +12,10 @@ use crate::api::cri::{
     SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest, security_profile::ProfileType,
 };
-use crate::{Node, Result, config, images};
+use crate::{Node, Result, config, images, patience};
 
-/// How long a test waits for a container to reach a state.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Seconds a test waits for a container to reach a state.
+const PATIENCE: u32 = 20;
 
 impl Node {
     /// Describes a pod: private namespaces, bridge network, the runtime under test.
@@ -363,7 +363,7 @@ impl Container<'_> {
 
     /// Polls, as a kubelet does, until the container has exited; its last status.
     pub async fn wait_exit(&self) -> Result<ContainerStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         loop {
             let status = self.status().await?;
             if status.state() == ContainerState::ContainerExited {
@@ -376,10 +376,11 @@ impl Container<'_> {
         }
     }
 
-    /// ExecSync with a limit of 20 seconds.
+    /// ExecSync with a limit of 20 seconds of an ordinary machine.
     pub async fn exec<const N: usize>(&self, words: [&str; N]) -> Result<Output> {
         let cmd = words.map(str::to_owned).to_vec();
-        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout: 20 };
+        let timeout = patience(20).as_secs().cast_signed();
+        let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout };
         let answer = self.node.cri().await?.exec_sync(request).await.map_err(message)?.into_inner();
         Ok(Output {
             code: answer.exit_code,

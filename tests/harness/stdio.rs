@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::{Node, Result};
+use crate::{Node, Result, patience};
 
 /// Three FIFOs, and threads that read two of them to their end.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Stdio {
     }
 
     async fn patiently(&self, done: impl Fn() -> bool) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patience(10);
         while !done() {
             if Instant::now() > deadline {
                 return false;

@@ -3,9 +3,8 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
-use crate::{Node, Result};
+use crate::{Node, Result, patience};
 
 /// The kubelet's name of the protocol: one byte of stream, then its data.
 const PROTOCOL: &str = "v4.channel.k8s.io";
@@ -14,8 +13,8 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// A client has to mask what it sends, with any mask.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-/// How long a read may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Seconds that a read may take.
+const PATIENCE: u32 = 20;
 /// No message of a test is near this length in bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -48,7 +47,7 @@ impl WebSocket {
     pub fn open(node: &Node, url: &str) -> Result<Self> {
         let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).ok_or("not a URL")?;
         let mut connection = node.connect(host.parse()?)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_read_timeout(Some(patience(PATIENCE)))?;
         write!(
             connection,
             "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

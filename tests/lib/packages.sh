@@ -9,6 +9,7 @@ CURB_NEEDS=(
     "/usr/lib/cni/bridge containernetworking-plugins"
     "runc runc"
     "mmdebstrap mmdebstrap"
+    "mkfs.ext4 e2fsprogs"
     "ip iproute2"
     "unshare util-linux"
     "/etc/ssl/certs/ca-certificates.crt ca-certificates"

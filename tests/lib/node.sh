@@ -1,0 +1,138 @@
+# A node to boot: Debian with systemd and cgroup v2 in QEMU, and a disk with what is to be tested in it.
+# shellcheck shell=bash
+
+NODE_SUITE=trixie
+# Where the node has what $CURB_CACHE has here.
+NODE_CACHE=/var/cache/curb-tests
+NODE_PACKAGES=(
+    systemd systemd-sysv udev dbus linux-image-cloud-amd64 kmod
+    runc apparmor containernetworking-plugins iproute2 procps busybox-static ca-certificates
+)
+# Nothing a test looks at, and each costs seconds of an emulated boot.
+NODE_WITHOUT=(
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service
+    ldconfig.service systemd-firstboot.service systemd-hwdb-update.service systemd-journal-catalog-update.service
+    systemd-network-generator.service systemd-pcrmachine.service systemd-pcrphase.service
+    systemd-pcrphase-sysinit.service systemd-pstore.service systemd-tpm2-setup-early.service
+    systemd-tpm2-setup.service systemd-update-done.service serial-getty@hvc0.service
+)
+
+# `debian_root VARIANT DIR PACKAGE...`: packages of the node's suite in a directory, signatures checked by apt.
+debian_root() {
+    local variant=$1 dir=$2 uri keyring packages
+    packages=$(IFS=,; echo "${*:3}")
+    read -r uri keyring < <(debian_archive)
+    # INITRD=No: what the kernel needs to mount its root is built in.
+    INITRD=No quietly mmdebstrap --mode=root --format=directory --variant="$variant" --include="$packages" \
+        --keyring="$keyring" --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        "$NODE_SUITE" "$dir" "$uri"
+}
+
+# QEMU with its libraries and loader, unpacked and never installed: the machine's own may be too old for the kernel.
+qemu_dir() { printf '%s/qemu-%s\n' "$CURB_CACHE" "$NODE_SUITE"; }
+
+
+fetch_qemu() {
+    [[ -e $(qemu_dir) ]] && return
+    step "fetching QEMU from Debian $NODE_SUITE"
+    into "$(qemu_dir)" unpack_qemu
+}
+
+unpack_qemu() { debian_root extract "$1" qemu-system-x86; }
+
+# `qemu SECONDS ARGUMENT...`: QEMU, ended after so many seconds with status 124.
+qemu() {
+    local root limit=$1
+    root=$(qemu_dir)
+    timeout --foreground --kill-after=5 "$limit" \
+        "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" \
+        "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" \
+        -nodefaults -no-user-config -display none -no-reboot "${@:2}"
+}
+
+# Keyed by all that makes it, so a changed file of tests/node/root or package list makes a new one.
+node_dir() {
+    local digest
+    digest=$({
+        declare -f fill_node debian_root
+        echo "$NODE_SUITE" "${NODE_PACKAGES[@]}" "${NODE_WITHOUT[@]}" "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"
+        cd "$CURB_ROOT/tests/node/root" && find . -type f -printf '%m %p\n' -exec sha256sum {} +
+    } | sort | sha256sum)
+    printf '%s/node-%.12s\n' "$CURB_CACHE" "$digest"
+}
+
+build_node() {
+    local dir
+    dir=$(node_dir)
+    if [[ ! -e $dir ]]; then
+        step "building the node: Debian $NODE_SUITE with systemd"
+        into "$dir" fill_node
+        note "${dir##*/}: $(du -h "$dir/root.img" | cut -f1)"
+        # What an older list made, unless it was used in the last day.
+        find "$CURB_CACHE" -maxdepth 1 -name 'node-*' -mmin +1440 -exec rm -rf {} +
+    fi
+    touch "$dir"
+}
+
+fill_node() {
+    local out=$1 root=$1/root unit version
+    debian_root minbase "$root" "${NODE_PACKAGES[@]}"
+    cp -L "$root"/vmlinuz "$out/vmlinuz"
+    # Profiles of programs that are not there; a container's is made by containerd.
+    find "$root/etc/apparmor.d" -maxdepth 1 -type f -delete
+    for unit in "${NODE_WITHOUT[@]}"; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
+    # With an id of its own and no password for root, a boot is neither a first one nor a locked one.
+    sha256sum <<<"$out" | cut -c1-32 >"$root/etc/machine-id"
+    echo node >"$root/etc/hostname"
+    chroot "$root" passwd --delete --quiet root
+    cp -a --no-preserve=ownership "$CURB_ROOT/tests/node/root/." "$root/"
+    mkdir -p "$root/curb" "$root$NODE_CACHE"
+    ln -s /curb/images "$root$NODE_CACHE/images"
+    for version in "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"; do
+        cp -a "$(containerd_dir "$version")" "$root$NODE_CACHE/"
+    done
+    truncate -s 8G "$out/root.img"
+    quietly mkfs.ext4 -q -E root_owner=0:0 -d "$root" "$out/root.img"
+    rm -rf "$root"
+}
+
+# KVM where a guest really runs on it. There are machines with a /dev/kvm on which none does, so a kernel is
+# booted to its panic for want of a root; what came of it holds until the machine is booted again.
+node_accelerator() {
+    local known=$CURB_CACHE/node-accelerator boot accelerator=tcg log
+    boot=$(</proc/sys/kernel/random/boot_id)
+    if [[ ! -e $known || $(<"$known") != "$boot "* ]]; then
+        log=$(mktemp)
+        if [[ -w /dev/kvm ]]; then
+            qemu 20 -accel kvm -cpu host -m 512 -kernel "$(node_dir)/vmlinuz" -append "console=ttyS0 panic=-1" \
+                -serial "file:$log" >/dev/null 2>&1 </dev/null || true
+            grep -q 'Kernel panic' "$log" && accelerator=kvm
+        fi
+        rm -f "$log"
+        echo "$boot $accelerator" >"$known.$$"
+        mv "$known.$$" "$known"
+    fi
+    cut -d' ' -f2 "$known"
+}
+
+# `boot_node SECONDS PAYLOAD KERNEL-ARGUMENTS QEMU-ARGUMENT...`: changes to its disk are forgotten at the end.
+boot_node() {
+    local limit=$1 payload=$2 kernel_arguments=$3 dir accelerator
+    dir=$(node_dir)
+    accelerator=$(node_accelerator)
+    local -A machine=(
+        [kvm]="-accel kvm -cpu host"
+        # A plain CPU is emulated faster than one with all there is.
+        [tcg]="-accel tcg,thread=multi -cpu Nehalem"
+    )
+    # NVMe is built into the kernel, so there is no initrd; virtio-blk is a module, so names never swap.
+    # shellcheck disable=SC2086
+    TMPDIR=/var/tmp qemu "$limit" ${machine[$accelerator]} -machine q35,sata=off,smbus=off,usb=off -smp 2 -m 3072 \
+        -kernel "$dir/vmlinuz" \
+        -append "root=/dev/nvme0n1 rw console=ttyS0 panic=-1 TERM=dumb systemd.show_status=0 net.ifnames=0 \
+mitigations=off cryptomgr.notests $kernel_arguments" \
+        -drive "if=none,id=root,format=raw,snapshot=on,file=$dir/root.img" -device nvme,serial=root,drive=root \
+        -drive "if=none,id=curb,format=raw,readonly=on,file=$payload" -device virtio-blk,drive=curb \
+        -device virtio-rng -device virtio-serial "${@:4}"
+}
