@@ -193,7 +193,7 @@ async fn masked_paths_tell_nothing() -> Result<()> {
 }
 
 fn limits(node: &Node, id: &str) -> (String, String, String) {
-    let path = format!("{}/{id}", node.cgroup_parent());
+    let path = node.cgroups().path_of(id);
     let read = |controller, v1: &str, v2: &str| {
         let file = if cgroup::is_unified() { v2 } else { v1 };
         let text = std::fs::read_to_string(cgroup::directory(controller, &path).join(file)).unwrap();

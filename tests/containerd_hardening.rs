@@ -153,7 +153,7 @@ async fn cgroups_made_below_a_containers_own_go_with_it() -> Result<()> {
     // The id of the exec as this process sees it, for the cgroup files.
     let status = fs::read_to_string(node.proc(pid, "status"))?;
     assert!(status.contains("probe"), "{status}");
-    let path = format!("{}/{}", node.cgroup_parent(), task.id);
+    let path = node.cgroups().path_of(&task.id);
     let mut made = 0;
     for controller in ["memory", "pids", "cpu", "devices", "freezer"] {
         let dir = cgroup::directory(controller, &path);

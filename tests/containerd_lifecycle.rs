@@ -163,7 +163,7 @@ async fn an_update_changes_the_limits_the_kernel_holds() -> Result<()> {
     let node = Node::start().await?;
     let pod = node.pod("update").run().await?;
     let container = pod.container("main").memory(64 << 20).cpu_millis(500).shell("exec sleep 1000").start().await?;
-    let path = format!("{}/{}", node.cgroup_parent(), container.id);
+    let path = node.cgroups().path_of(&container.id);
     let memory = cgroup::directory("memory", &path).join(if cgroup::is_unified() {
         "memory.max"
     } else {

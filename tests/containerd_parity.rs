@@ -72,7 +72,7 @@ fn normal(report: &str, id: &str) -> BTreeSet<String> {
 
 /// The limits in the container's cgroups.
 fn limits(node: &Node, id: &str) -> Vec<String> {
-    let path = format!("{}/{id}", node.cgroup_parent());
+    let path = node.cgroups().path_of(id);
     let files = [
         ("memory", "memory.limit_in_bytes"),
         ("memory", "memory.memsw.limit_in_bytes"),

@@ -71,7 +71,7 @@ impl Scratch {
             .expect("spawn sh");
         let pid = i32::try_from(child.id()).expect("pid");
         if nested.is_empty() {
-            self.cgroup.join(pid, None).expect("join");
+            self.cgroup.join(pid).expect("join");
         } else {
             for controller in CONTROLLERS {
                 fs::write(self.dir(controller).join(nested).join("cgroup.procs"), pid.to_string())
@@ -215,6 +215,22 @@ async fn processes_are_found_in_nested_cgroups_too() {
     assert!(matches!(scratch.cgroup.check_unused(), Err(CgroupError::NotEmpty(_))));
     let inner = Cgroup::of(Some(&format!("{}/nested", scratch.cgroup.path())), "unused").expect("name");
     assert!(inner.contains(below) && !inner.contains(here));
+}
+
+#[tokio::test]
+async fn a_container_that_split_its_cgroup_is_joined_where_its_init_is() {
+    let mut scratch = Scratch::new().await;
+    if scratch.cgroup.version() == Version::V1 {
+        return;
+    }
+    let own = scratch.dir("").join("cgroup.procs");
+    scratch.nest("nested");
+    let init = scratch.run_in("nested", "exec sleep 1000");
+    assert_eq!(scratch.cgroup.procs_files(init), [own.as_path()]);
+    fs::write(scratch.dir("").join("cgroup.subtree_control"), "+memory").expect("split");
+    let leaf = scratch.dir("").join("nested/cgroup.procs");
+    assert_eq!(scratch.cgroup.procs_files(init), [leaf]);
+    assert_eq!(scratch.cgroup.procs_files(1), [own], "a leaf outside the container's cgroup");
 }
 
 #[tokio::test]

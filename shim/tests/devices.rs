@@ -86,7 +86,7 @@ fn a_device_node_of_an_image_opens_only_if_a_rule_allows_it() {
             let character = |major, minor| scratch.node(SFlag::S_IFCHR, major, minor).expect("mknod");
             let (null, kmsg, loops, fuse) = (character(1, 3), character(1, 11), character(10, 237), character(10, 229));
             let disk = scratch.node(SFlag::S_IFBLK, 8, 0).expect("mknod");
-            scratch.cgroup.join(0, None).expect("enter the cgroup");
+            scratch.cgroup.join(0).expect("enter the cgroup");
             for node in [&null, &kmsg, &loops, &fuse, &disk] {
                 assert!(!denied(node, true), "{} is denied without a program", node.display());
             }

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use curb_tests::cgroup::CgroupParent;
 use curb_tests::supervisor::{Reply, Request};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -38,18 +38,31 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// outlives a namespace.
 fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     let cgroups = CgroupParent::named(cgroup);
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    )?;
+    let by_systemd = curb_tests::cgroup::by_systemd();
+    let mut namespaces =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    namespaces.set(CloneFlags::CLONE_NEWPID, !by_systemd);
+    unshare(namespaces)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let machine_run = dir.join("run");
+    if by_systemd {
+        fs::create_dir(&machine_run)?;
+        mount(Some("/run"), &machine_run, none, MsFlags::MS_BIND, none)?;
+    }
 
     // containerd and Curb are given their default paths, so each of these has to be our own.
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
+    for shared in ["systemd", "dbus"].into_iter().filter(|_| by_systemd) {
+        let place = Path::new("/run").join(shared);
+        fs::create_dir(&place)?;
+        mount(Some(&machine_run.join(shared)), &place, none, MsFlags::MS_BIND, none)?;
+    }
+    if by_systemd {
+        umount2(&machine_run, MntFlags::MNT_DETACH)?;
+        // What the kernel does at the end of a pid namespace, this process then does by itself.
+        nix::sys::prctl::set_child_subreaper(true)?;
+    }
     let (upper, work, log) = (dir.join("etc"), dir.join("etc.work"), dir.join("log"));
     for made in [&upper, &work, &log] {
         fs::create_dir_all(made)?;
@@ -63,13 +76,31 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     writeln!(out, "{}", serde_json::to_string(&Reply::Ready { init: child.id() })?)?;
     out.flush()?;
     child.wait()?;
+    kill_orphans();
     // Here and not in the test, which may have been killed.
     cgroups.remove();
     Ok(fs::remove_dir_all(dir)?)
 }
 
+/// Ends what is left of a node without a pid namespace: with each process that ends, its children become ours.
+fn kill_orphans() {
+    let own = Pid::this();
+    let children = || fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+    loop {
+        let pids: Vec<_> = children().split(' ').filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
 fn init() -> Result<(), Box<dyn Error>> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::sys::prctl::set_child_subreaper(true)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)?;
     // The streaming server of the CRI listens on 127.0.0.1.

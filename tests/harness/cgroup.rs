@@ -2,10 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::patience;
+
+/// Whether containers are put into scopes of the machine's systemd: `CURB_DRIVER=systemd`.
+///
+/// systemd knows processes by their number in its own pid namespace, so the nodes then have none of their own, and only
+/// one test may run at a time.
+pub fn by_systemd() -> bool {
+    std::env::var_os("CURB_DRIVER").is_some_and(|driver| driver == "systemd")
+}
 
 /// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
 #[derive(Debug)]
@@ -21,6 +30,9 @@ impl CgroupParent {
     pub fn unique() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        if by_systemd() {
+            return Self::named(&format!("curbtest{}x{serial}.slice", std::process::id()));
+        }
         let given = std::env::var("CURB_CGROUP").unwrap_or_default();
         Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()))
     }
@@ -30,13 +42,27 @@ impl CgroupParent {
         Self { name: name.to_owned(), hierarchies: hierarchies() }
     }
 
-    /// The path below each hierarchy's root, with its leading slash.
+    /// The path below each hierarchy's root, with its leading slash, or the name of a slice.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// The `cgroupsPath` of container `id`.
+    pub fn of_spec(&self, id: &str) -> String {
+        if by_systemd() { format!("{}:cri-containerd:{id}", self.name) } else { format!("{}/{id}", self.name) }
+    }
+
+    /// Where the runtime puts container `id`, from each hierarchy's root.
+    pub fn path_of(&self, id: &str) -> String {
+        match by_systemd() {
+            true => format!("/{}/cri-containerd-{id}.scope", self.name),
+            false => format!("{}/{id}", self.name),
+        }
+    }
+
     fn directories(&self) -> Vec<PathBuf> {
-        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(&self.name[1..])).collect();
+        let name = self.name.trim_start_matches('/');
+        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(name)).collect();
         found.retain(|dir| dir.is_dir());
         found
     }
@@ -59,6 +85,9 @@ impl CgroupParent {
 
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
+        if by_systemd() {
+            let _ = Command::new("systemctl").args(["--quiet", "stop", &self.name]).status();
+        }
         // The kernel empties the cgroups of killed processes a moment after it reaped them.
         let deadline = Instant::now() + patience(2);
         while self.directories().iter().map(|dir| remove_tree(dir)).filter(|&gone| !gone).count() > 0 {

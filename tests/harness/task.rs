@@ -32,7 +32,7 @@ impl Node {
     /// Describes a container with the probe image's root, uid 1000, and private namespaces.
     pub fn task(&self, name: &str, args: &[&str]) -> TaskBuilder<'_> {
         let id = format!("{name}-{}", self.unique());
-        let spec = default_spec(&format!("{}/{id}", self.cgroup_parent()), args);
+        let spec = default_spec(&self.cgroups().of_spec(&id), args);
         TaskBuilder { node: self, id, spec, terminal: false, stdio: None, runtime: config::under_test() }
     }
 

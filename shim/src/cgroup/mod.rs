@@ -302,19 +302,11 @@ impl Cgroup {
     }
 
     /// Moves process `pid` (0 for the caller) into the cgroup.
-    ///
-    /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
-    /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
-    pub fn join(&self, pid: i32, init: Option<i32>) -> Result<(), CgroupError> {
+    pub fn join(&self, pid: i32) -> Result<(), CgroupError> {
         for mount in self.joinable() {
-            let joined = self.open_at(mount).and_then(|dir| {
-                let written = dir.write("cgroup.procs", &pid.to_string());
-                written.map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
-            });
-            match joined {
-                Err(_) if self.version == Version::V2 => self.join_init(mount, pid, init).ok_or(()).or(joined)?,
-                joined => joined?,
-            }
+            self.open_at(mount)?
+                .write("cgroup.procs", &pid.to_string())
+                .map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))?;
         }
         Ok(())
     }
@@ -331,8 +323,14 @@ impl Cgroup {
 
     /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
     /// All must be written; one that is missing means that the cgroup is gone.
-    pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect()
+    ///
+    /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
+    /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
+    pub fn procs_files(&self, init: i32) -> Vec<PathBuf> {
+        match self.leaf_of(init) {
+            Some(file) => vec![file],
+            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect(),
+        }
     }
 
     /// The hierarchies a process of the container must be in. libcontainer makes no directory for some: where there is none,
@@ -345,11 +343,17 @@ impl Cgroup {
         })
     }
 
-    fn join_init(&self, mount: &Mount, pid: i32, init: Option<i32>) -> Option<()> {
-        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init?)).ok()?;
+    /// Where `init` is, if the cgroup itself takes no processes.
+    fn leaf_of(&self, init: i32) -> Option<PathBuf> {
+        let split = |dir: Dir| dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
+        if self.version == Version::V1 || !split(self.open("").ok()?) {
+            return None;
+        }
+        let mount = self.mounts.first()?;
+        let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).ok()?;
         let path = text.lines().find(|line| self.listed_in(line))?.strip_prefix("0::")?;
         let inner = path.strip_prefix(mount.root.trim_end_matches('/'))?;
-        Dir::open(&mount.point, inner).ok()?.write("cgroup.procs", &pid.to_string()).ok()
+        Some(mount.point.join(inner.trim_start_matches('/')).join("cgroup.procs"))
     }
 
     /// Removes the cgroup and all nested in it, in every hierarchy. One that is gone is removed.

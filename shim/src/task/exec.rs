@@ -191,7 +191,7 @@ impl Container {
             init,
             process: exec.spec.process().clone(),
             seccomp,
-            cgroup_procs: self.cgroup.procs_files(),
+            cgroup_procs: self.cgroup.procs_files(self.init.pid()),
             floor: self.floor.mode() == crate::policy::Mode::Enforce,
             stdin: ends.stdin,
             stdout: ends.stdout,
