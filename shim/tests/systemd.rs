@@ -1,5 +1,6 @@
 //! The systemd driver against the systemd of a booted node with cgroup v2. Elsewhere only its refusal can be seen.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -23,12 +24,21 @@ struct Scratch {
 
 impl Scratch {
     fn new(name: &str) -> Self {
-        let name = format!("{}x{name}", std::process::id());
-        let cgroup = Cgroup::of(Some(&format!("curbtest-pod{name}.slice:cri:{name}")), "unused").expect("name a scope");
-        let path = format!("/curbtest.slice/curbtest-pod{name}.slice/cri-{name}.scope");
-        assert_eq!(cgroup.path(), path);
-        let process = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().expect("spawn");
+        Self::running(name, name, "exec sleep 1000")
+    }
+
+    /// A scope in the slice `pod`, for a process that executes `script` after a line on its standard input.
+    fn running(pod: &str, name: &str, script: &str) -> Self {
+        let [pod, name] = [pod, name].map(|name| format!("{}x{name}", std::process::id()));
+        let cgroup = Cgroup::of(Some(&format!("curbtest-pod{pod}.slice:cri:{name}")), "unused").expect("name a scope");
+        assert_eq!(cgroup.path(), format!("/curbtest.slice/curbtest-pod{pod}.slice/cri-{name}.scope"));
+        let script = format!("read go; {script}");
+        let process = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("spawn");
         Self { cgroup, unit: format!("cri-{name}.scope"), process }
+    }
+
+    fn go(&mut self) {
+        self.process.stdin.take().expect("stdin").write_all(b"go\n").expect("go");
     }
 
     fn pid(&self) -> i32 {
@@ -112,6 +122,34 @@ async fn limits_and_device_program_outlast_a_reload_of_systemd() {
     assert!(!scratch.cgroup.exists());
     assert_eq!(scratch.property("LoadState"), "not-found");
     scratch.cgroup.remove().await.expect("remove again");
+}
+
+#[tokio::test]
+async fn a_kill_for_want_of_memory_is_known_after_systemd_removed_the_scope() {
+    if !on_a_node() {
+        return;
+    }
+    let idle = Scratch::running("oom", "idle", "exec sleep 1000");
+    let mut greedy = Scratch::running("oom", "greedy", "exec tail /dev/zero");
+    let asked = resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }));
+    for scratch in [&idle, &greedy] {
+        scratch.cgroup.create(Some(scratch.pid()), &asked).await.expect("create");
+        scratch.cgroup.limit(&asked).await.expect("limit");
+    }
+    let mut idle_watch = idle.cgroup.oom_watch().expect("watch");
+    let mut greedy_watch = greedy.cgroup.oom_watch().expect("watch");
+    greedy.go();
+    greedy.process.wait().expect("wait");
+    while greedy.cgroup.exists() {
+        std::thread::yield_now();
+    }
+    assert!(greedy_watch.check_now().expect("check"), "the count went with the scope");
+    assert!(greedy_watch.check_now().is_err_and(|error| error.is_not_found()), "told twice");
+
+    assert!(!idle_watch.check_now().expect("check"), "blamed for its neighbour");
+    idle.cgroup.kill_all().await.expect("kill");
+    idle.cgroup.remove().await.expect("remove");
+    assert!(idle_watch.check_now().is_err_and(|error| error.is_not_found()), "blamed for its neighbour");
 }
 
 #[tokio::test]
