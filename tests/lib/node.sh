@@ -8,13 +8,15 @@ NODE_PACKAGES=(
     systemd systemd-sysv udev dbus linux-image-cloud-amd64 kmod
     runc apparmor containernetworking-plugins iproute2 procps busybox-static ca-certificates
 )
-# Nothing a test looks at, and each costs seconds of an emulated boot.
+# Nothing a test looks at, and each costs seconds of an emulated boot. containerd loads its AppArmor profile itself.
 NODE_WITHOUT=(
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service
-    ldconfig.service systemd-firstboot.service systemd-hwdb-update.service systemd-journal-catalog-update.service
-    systemd-network-generator.service systemd-pcrmachine.service systemd-pcrphase.service
-    systemd-pcrphase-sysinit.service systemd-pstore.service systemd-tpm2-setup-early.service
-    systemd-tpm2-setup.service systemd-update-done.service serial-getty@hvc0.service
+    apparmor.service ldconfig.service modprobe@{configfs,drm,efi_pstore,fuse}.service sys-fs-fuse-connections.mount
+    sys-kernel-config.mount proc-sys-fs-binfmt_misc.automount systemd-binfmt.service systemd-firstboot.service
+    systemd-hwdb-update.service systemd-journal-catalog-update.service systemd-network-generator.service
+    systemd-pcrmachine.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-pstore.service
+    systemd-random-seed.service systemd-sysusers.service systemd-tpm2-setup-early.service systemd-tpm2-setup.service
+    systemd-udev-load-credentials.service systemd-update-done.service serial-getty@hvc0.service
 )
 
 # `debian_root VARIANT DIR PACKAGE...`: packages of the node's suite in a directory, signatures checked by apt.
@@ -55,32 +57,43 @@ qemu() {
 node_dir() {
     local digest
     digest=$({
-        declare -f fill_node debian_root
-        echo "$NODE_SUITE" "${NODE_PACKAGES[@]}" "${NODE_WITHOUT[@]}" "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"
+        declare -f fill_node
+        echo "$(node_packages_dir)" "${NODE_WITHOUT[@]}" "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"
         cd "$CURB_ROOT/tests/node/root" && find . -type f -printf '%m %p\n' -exec sha256sum {} +
     } | sort | sha256sum)
     printf '%s/node-%.12s\n' "$CURB_CACHE" "$digest"
 }
 
+node_packages_dir() {
+    local digest
+    digest=$({ declare -f debian_root; echo "$NODE_SUITE" "${NODE_PACKAGES[@]}"; } | sha256sum)
+    printf '%s/node-packages-%.12s\n' "$CURB_CACHE" "$digest"
+}
+
+install_packages() { debian_root minbase "$1" "${NODE_PACKAGES[@]}"; }
+
 build_node() {
-    local dir
-    dir=$(node_dir)
+    local dir packages
+    dir=$(node_dir) packages=$(node_packages_dir)
+    if [[ ! -e $packages ]]; then
+        step "installing the node: Debian $NODE_SUITE with systemd"
+        into "$packages" install_packages
+    fi
     if [[ ! -e $dir ]]; then
-        step "building the node: Debian $NODE_SUITE with systemd"
-        into "$dir" fill_node
+        step "building the node's disk"
+        into "$dir" fill_node "$packages"
         note "${dir##*/}: $(du -h "$dir/root.img" | cut -f1)"
-        # What an older list made, unless it was used in the last day.
+        # What older lists made, unless it was used in the last day.
         find "$CURB_CACHE" -maxdepth 1 -name 'node-*' -mmin +1440 -exec rm -rf {} +
     fi
-    touch "$dir"
+    touch "$dir" "$packages"
 }
 
 fill_node() {
-    local out=$1 root=$1/root unit version
-    debian_root minbase "$root" "${NODE_PACKAGES[@]}"
-    cp -L "$root"/vmlinuz "$out/vmlinuz"
-    # Profiles of programs that are not there; a container's is made by containerd.
-    find "$root/etc/apparmor.d" -maxdepth 1 -type f -delete
+    local packages=$1 out=$2 root=$2/root unit version
+    cp -a "$packages" "$root"
+    cp -L "$root/vmlinuz" "$out/vmlinuz"
+    rm -rf "$root"/boot/*
     for unit in "${NODE_WITHOUT[@]}"; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
     # With an id of its own and no password for root, a boot is neither a first one nor a locked one.
     sha256sum <<<"$out" | cut -c1-32 >"$root/etc/machine-id"
