@@ -215,10 +215,10 @@ impl Message {
                     _ => {}
                 },
                 "g" => drop(reader.signature()?),
-                "u" => match (field, reader.word()?) {
-                    (REPLY_SERIAL, serial) => answered = Some(serial),
-                    _ => {}
-                },
+                "u" => {
+                    let number = reader.word()?;
+                    answered = answered.or((field == REPLY_SERIAL).then_some(number));
+                }
                 _ => return None,
             }
         }
@@ -302,7 +302,7 @@ pub(super) mod tests {
             header.bytes.push(REPLY_SERIAL);
             header.put_signature("u");
             header.put_word(serial);
-            for (field, text) in name {
+            if let Some((field, text)) = name {
                 header.align(8);
                 header.bytes.push(field);
                 header.put_signature("s");
