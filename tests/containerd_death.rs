@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use curb_tests::events::{Recorder, line};
 use curb_tests::task::{Task, TaskBuilder, process};
-use curb_tests::{Node, Result, patience};
+use curb_tests::{Node, Result, moment, patience};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::Code;
@@ -62,7 +62,7 @@ async fn until(what: &str, seconds: u32, done: impl AsyncFn() -> bool) -> Result
         if Instant::now() > deadline {
             return Err(format!("not within {limit:?}: {what}").into());
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        moment().await;
     }
     Ok(())
 }

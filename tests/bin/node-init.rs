@@ -5,6 +5,8 @@
 //! namespace. Process 1 reads requests, one JSON object a line, from standard input ([`Request`]),
 //! answers each with one line, reaps orphans, and exits at the end of the input: the kernel then
 //! kills whatever still runs in there, even when the test was itself killed with SIGKILL.
+//!
+//! `curb-node-init --here DIR CGROUP` does the same in the machine's own namespaces, for a machine that is a node itself.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -29,20 +31,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--init"] => init(),
+        ["--here", dir, cgroup] => here(Path::new(dir), cgroup),
         [dir, cgroup] => outer(Path::new(dir), cgroup),
-        _ => Err("usage: curb-node-init DIR CGROUP".into()),
+        _ => Err("usage: curb-node-init [--here] DIR CGROUP".into()),
     }
 }
 
 /// Runs in the machine's pid namespace: makes the others, waits for process 1, and removes what
 /// outlives a namespace.
 fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
-    let cgroups = CgroupParent::named(cgroup);
-    let by_systemd = curb_tests::cgroup::by_systemd();
-    let mut namespaces =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    namespaces.set(CloneFlags::CLONE_NEWPID, !by_systemd);
-    unshare(namespaces)?;
+    let cgroups = CgroupParent::named(cgroup, false);
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
+    )?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let machine_run = dir.join("run");
@@ -72,9 +77,7 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     mount(Some(&log), "/var/log", none, MsFlags::MS_BIND, none)?;
 
     let mut child = Command::new("/proc/self/exe").arg("--init").spawn()?;
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", serde_json::to_string(&Reply::Ready { init: child.id() })?)?;
-    out.flush()?;
+    answer(&Reply::Ready { init: child.id() })?;
     child.wait()?;
     kill_orphans();
     // Here and not in the test, which may have been killed.
@@ -82,20 +85,16 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     Ok(fs::remove_dir_all(dir)?)
 }
 
-/// Ends what is left of a node without a pid namespace: with each process that ends, its children become ours.
-fn kill_orphans() {
-    let own = Pid::this();
-    let children = || fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-    loop {
-        let pids: Vec<_> = children().split(' ').filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect();
-        if pids.is_empty() {
-            return;
-        }
-        for pid in pids {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        }
+fn here(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
+    let cgroups = CgroupParent::named(cgroup, true);
+    fs::create_dir_all(dir.join("log"))?;
+    answer(&Reply::Ready { init: 1 })?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(supervise())?;
+    if let Some(slice) = cgroups.slice() {
+        Command::new("systemctl").args(["--quiet", "stop", slice]).status()?;
     }
+    cgroups.remove();
+    Ok(fs::remove_dir_all(dir)?)
 }
 
 fn init() -> Result<(), Box<dyn Error>> {
@@ -122,7 +121,7 @@ async fn supervise() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             _ = children.recv() => reap(&mut exited),
             line = requests.next_line() => {
-                let Some(line) = line? else { std::process::exit(0) };
+                let Some(line) = line? else { return Ok(()) };
                 match serde_json::from_str(&line)? {
                     Request::Wait { pid } => awaited = Some(pid),
                     Request::Spawn { argv, env, output } => answer(&spawn(&argv, env, &output))?,

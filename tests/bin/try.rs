@@ -125,7 +125,7 @@ async fn kernel_view(node: &Node, agent: &Container<'_>) -> Result<()> {
     let mounts = std::fs::read_to_string(node.proc(pid, "mounts"))?;
     let root = mounts.lines().find_map(|line| line.split_once(" / ")).map_or("-", |(_, rest)| rest);
     row("mount /", root.split(',').next().unwrap_or("-"), "type, and ro for read-only");
-    let path = format!("{}/{}", node.cgroup_parent(), agent.id);
+    let path = node.cgroups().path_of(&agent.id);
     let files = if cgroup::is_unified() {
         [("memory", "memory.max"), ("cpu", "cpu.max"), ("pids", "pids.max")]
     } else {

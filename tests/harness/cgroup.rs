@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::patience;
+use crate::{config, patience};
 
 /// Whether containers are put into scopes of the machine's systemd: `CURB_DRIVER=systemd`.
 ///
@@ -20,6 +20,8 @@ pub fn by_systemd() -> bool {
 #[derive(Debug)]
 pub struct CgroupParent {
     name: String,
+    /// The systemd slice of a node whose pods systemd keeps.
+    slice: Option<String>,
     // Read early: the process that removes the cgroup no longer has its own `/proc/self` by then.
     hierarchies: Vec<PathBuf>,
 }
@@ -27,19 +29,21 @@ pub struct CgroupParent {
 impl CgroupParent {
     /// A name no other node on this machine uses, below the cgroup that `CURB_CGROUP` names: where systemd runs,
     /// all others are its own.
-    pub fn unique() -> Self {
+    pub fn unique(systems: bool) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         if by_systemd() {
             return Self::named(&format!("curbtest{}x{serial}.slice", std::process::id()));
         }
         let given = std::env::var("CURB_CGROUP").unwrap_or_default();
-        Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()))
+        Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()), systems)
     }
 
-    /// The one that [`CgroupParent::name`] told.
-    pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), hierarchies: hierarchies() }
+    /// The one that [`CgroupParent::name`] told; `systems` when its pods go to a slice of systemd's.
+    pub fn named(name: &str, systems: bool) -> Self {
+        // A dash in a slice's name would make a slice in a slice.
+        let slice = || format!("{}.slice", name.rsplit('/').next().unwrap_or(name).replace('-', "_"));
+        Self { name: name.to_owned(), slice: systems.then(slice), hierarchies: hierarchies() }
     }
 
     /// The path below each hierarchy's root, with its leading slash, or the name of a slice.
@@ -47,22 +51,36 @@ impl CgroupParent {
         &self.name
     }
 
-    /// The `cgroupsPath` of container `id`.
-    pub fn of_spec(&self, id: &str) -> String {
-        if by_systemd() { format!("{}:cri-containerd:{id}", self.name) } else { format!("{}/{id}", self.name) }
+    /// The slice of its pods where systemd keeps them.
+    pub fn slice(&self) -> Option<&str> {
+        self.slice.as_deref()
     }
 
-    /// Where the runtime puts container `id`, from each hierarchy's root.
+    /// CRI's `cgroup_parent` of its pods.
+    pub fn of_pods(&self) -> String {
+        self.slice.as_ref().map_or_else(|| self.name.clone(), |slice| format!("/{slice}"))
+    }
+
+    /// The `cgroupsPath` of container `id` that no pod is made for. runc has to be told of systemd by an option.
+    pub fn of_spec(&self, id: &str) -> String {
+        match &self.slice {
+            Some(slice) if config::under_test() != "runc" => format!("{slice}:cri-containerd:{id}"),
+            _ => format!("{}/{id}", self.name),
+        }
+    }
+
+    /// The path of the cgroup of container `id` of a pod.
     pub fn path_of(&self, id: &str) -> String {
-        match by_systemd() {
-            true => format!("/{}/cri-containerd-{id}.scope", self.name),
-            false => format!("{}/{id}", self.name),
+        match &self.slice {
+            Some(slice) => format!("/{slice}/cri-containerd-{id}.scope"),
+            None => format!("{}/{id}", self.name),
         }
     }
 
     fn directories(&self) -> Vec<PathBuf> {
-        let name = self.name.trim_start_matches('/');
-        let mut found: Vec<_> = self.hierarchies.iter().map(|root| root.join(name)).collect();
+        let names = [Some(&self.name[1..]), self.slice()];
+        let below = |root: &PathBuf| names.into_iter().flatten().map(|name| root.join(name)).collect::<Vec<_>>();
+        let mut found: Vec<_> = self.hierarchies.iter().flat_map(below).collect();
         found.retain(|dir| dir.is_dir());
         found
     }

@@ -41,11 +41,25 @@ pub fn cache() -> PathBuf {
     env::var_os("CURB_CACHE").map_or_else(|| PathBuf::from("/var/cache/curb-tests"), PathBuf::from)
 }
 
-/// So many seconds of an ordinary machine: what a test waits at most before it calls a thing hung. `CURB_PATIENCE`
-/// multiplies it, for machines with an emulated processor.
+/// So many seconds of an ordinary machine: what a test waits at most before it calls a thing hung.
 pub fn patience(seconds: u32) -> Duration {
-    let factor = env::var("CURB_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    Duration::from_secs(u64::from(seconds)) * factor
+    Duration::from_secs(u64::from(seconds)) * slowness()
+}
+
+/// Waits between two looks at what no event tells. Looking often would slow down an emulated processor further.
+pub async fn moment() {
+    tokio::time::sleep(Duration::from_millis(10) * slowness()).await;
+}
+
+/// `CURB_PATIENCE`: how many times slower than an ordinary machine this one is, 1 when unset.
+fn slowness() -> u32 {
+    env::var("CURB_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Whether tests use the containerd that systemd runs on this machine, which a booted node has set up for them
+/// (`CURB_NODE=system`), and not private ones.
+pub fn on_systems_node() -> bool {
+    env::var("CURB_NODE").is_ok_and(|value| value == "system")
 }
 
 /// The handler under test: `UNDER_TEST`, `curb` when unset.

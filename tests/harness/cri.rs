@@ -1,13 +1,13 @@
 //! The CRI client calls that belong to no pod.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tonic::transport::Channel;
 
 use crate::api::cri::image_service_client::ImageServiceClient;
 use crate::api::cri::runtime_service_client::RuntimeServiceClient;
 use crate::api::cri::{ImageSpec, ImageStatusRequest, ListContainerStatsRequest, StatusRequest};
-use crate::{Node, Result, patience};
+use crate::{Node, Result, moment, patience};
 
 impl Node {
     /// The CRI's runtime service.
@@ -33,7 +33,7 @@ impl Node {
             let known = client.image_status(ImageStatusRequest { image }).await;
             match known {
                 Ok(status) if status.get_ref().image.is_some() => return Ok(()),
-                _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ if Instant::now() < deadline => moment().await,
                 Ok(_) => return Err(format!("CRI does not know image {name}").into()),
                 Err(error) => return Err(error.into()),
             }

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
@@ -16,10 +16,13 @@ use tokio::sync::Mutex as AsyncMutex;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cgroup::CgroupParent;
-use crate::config::{self, CNI_CONFLIST, Settings};
+use crate::config::{self, CNI_CONFLIST, Containerd, Settings};
 use crate::supervisor::{Reply, Request};
-use crate::{Result, images, patience};
+use crate::{Result, images, moment, patience};
 
+const CURB_CONFIG: &str = "/etc/curb/config.toml";
+/// Gives a booted node a fresh containerd with the tests' images: `tests/node/containerd`.
+const SET_UP: &str = "/curb/containerd";
 const SOCKET: &str = "/run/containerd/containerd.sock";
 /// Seconds that containerd may take to answer on its socket.
 const READY: u32 = 20;
@@ -35,6 +38,9 @@ pub struct Node {
     channel: AsyncMutex<Option<Channel>>,
     cgroups: CgroupParent,
     serial: AtomicU32,
+    /// It is the machine itself, with the containerd that systemd runs.
+    system: bool,
+    began: SystemTime,
 }
 
 #[derive(Debug)]
@@ -77,8 +83,10 @@ impl Node {
         }
         // Not under /tmp, which may be a tmpfs or an overlay: overlayfs wants a real upper file system.
         let dir = tempfile::Builder::new().prefix("curb-node-").tempdir_in("/var/tmp")?.keep();
-        let cgroups = CgroupParent::unique();
+        let system = config::on_systems_node() && settings.containerd == Containerd::from_env()?;
+        let cgroups = CgroupParent::unique(system);
         let mut child = Command::new(config::built()?.join("curb-node-init"))
+            .args(system.then_some("--here"))
             .args([dir.as_path(), Path::new(cgroups.name())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -99,10 +107,20 @@ impl Node {
             channel: AsyncMutex::default(),
             cgroups,
             serial: AtomicU32::new(0),
+            system,
+            began: SystemTime::now(),
         };
-        node.write("/etc/cni/net.d/10-curb-test.conflist", CNI_CONFLIST)?;
         if !node.settings.curb_config.is_empty() {
-            node.write("/etc/curb/config.toml", &node.settings.curb_config)?;
+            node.write(CURB_CONFIG, &node.settings.curb_config)?;
+        }
+        node.write("/etc/cni/net.d/10-curb-test.conflist", CNI_CONFLIST)?;
+        if node.system {
+            // What a failed test before this one left there.
+            if !node.leftovers().is_empty() {
+                node.run(&[SET_UP])?;
+            }
+            node.start_containerd().await?;
+            return Ok(node);
         }
         node.write("/etc/containerd/config.toml", &node.settings.containerd_toml(&node.dir))?;
         node.start_containerd().await?;
@@ -143,9 +161,9 @@ impl Node {
         Ok(())
     }
 
-    /// The cgroup all containers of the node go below, as CRI's `cgroup_parent`.
-    pub fn cgroup_parent(&self) -> &str {
-        self.cgroups.name()
+    /// The cgroups of the node's containers.
+    pub fn cgroups(&self) -> &CgroupParent {
+        &self.cgroups
     }
 
     /// Names of the cgroups of its containers.
@@ -163,12 +181,12 @@ impl Node {
     }
 
     /// Starts a program in the node in containerd's environment, its output going to
-    /// `/var/log/NAME.log`, and returns its process id in the node.
+    /// `log/NAME.log` of [`Node::data`], and returns its process id in the node.
     pub fn spawn(&self, name: &str, argv: &[&str]) -> Result<u32> {
         let request = Request::Spawn {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             env: self.environment()?,
-            output: PathBuf::from(format!("/var/log/{name}.log")),
+            output: self.log_file(name),
         };
         match self.ask(&request)? {
             Reply::Started { pid } => Ok(pid),
@@ -199,9 +217,18 @@ impl Node {
         self.ask(&Request::Signal { pid: pid.cast_signed(), signal: signal as i32 }).map(drop)
     }
 
-    /// What a spawned program wrote.
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("log/{name}.log"))
+    }
+
+    /// What a spawned program, or `containerd`, wrote.
     pub fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.join(format!("log/{name}.log"))).unwrap_or_default()
+        if self.system && name == "containerd" {
+            let began = self.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let since = format!("--since=@{began}");
+            return self.run(&["journalctl", "--unit=containerd", "--output=cat", &since]).unwrap_or_default();
+        }
+        fs::read_to_string(self.log_file(name)).unwrap_or_default()
     }
 
     fn environment(&self) -> Result<Vec<(String, String)>> {
@@ -216,15 +243,20 @@ impl Node {
         if running.is_some() {
             return Err("containerd runs already".into());
         }
-        let binary = self.settings.containerd.bin.join("containerd");
-        let pid = self.spawn("containerd", &[&binary.to_string_lossy()])?;
+        let pid = if self.system {
+            self.run(&["systemctl", "start", "containerd"])?;
+            self.run(&["systemctl", "show", "--property=MainPID", "--value", "containerd"])?.trim().parse()?
+        } else {
+            let binary = self.settings.containerd.bin.join("containerd");
+            self.spawn("containerd", &[&binary.to_string_lossy()])?
+        };
         let deadline = Instant::now() + patience(READY);
         // The socket appears some time after the process: dialling it is the only sign of readiness.
         let channel = loop {
             match self.dial(SOCKET).await {
                 Ok(channel) => break channel,
                 Err(_) if Instant::now() < deadline && self.proc(pid, "exe").exists() => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    moment().await;
                 }
                 Err(error) => {
                     return Err(format!("containerd does not answer: {error}").into());
@@ -258,7 +290,12 @@ impl Node {
         let pid = self.containerd.lock().await.take().ok_or("containerd does not run")?.cast_unsigned();
         *self.channel.lock().await = None;
         self.signal(pid, signal)?;
-        self.wait(pid)?;
+        if self.system {
+            // Also keeps systemd from starting it again by itself.
+            self.run(&["systemctl", "stop", "containerd"])?;
+        } else {
+            self.wait(pid)?;
+        }
         Ok(())
     }
 
@@ -284,7 +321,7 @@ impl Node {
             if Instant::now() > deadline {
                 return Err(format!("the CRI is not ready: {last}").into());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            moment().await;
         }
     }
 
@@ -349,7 +386,7 @@ impl Node {
             if Instant::now() > deadline {
                 return Err(format!("left behind:\n  {}", left.join("\n  ")).into());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            moment().await;
         }
     }
 }
@@ -361,6 +398,9 @@ impl Drop for Node {
             let log = self.log("containerd");
             let noteworthy: Vec<_> = log.lines().filter(|line| !line.contains("level=info")).collect();
             println!("--- containerd {} ---\n{}", self.settings.containerd.version, noteworthy.join("\n"));
+        }
+        if self.system && !self.settings.curb_config.is_empty() {
+            let _ = fs::remove_file(self.path(CURB_CONFIG));
         }
         // A frozen process does not die of the end of its namespace, which would be waited for in vain.
         self.cgroups.thaw();

@@ -1,7 +1,7 @@
 //! Pods and containers over CRI, made as a kubelet makes them.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::api::cri::{
     AttachRequest, Capability, ContainerConfig, ContainerMetadata, ContainerState, ContainerStats,
@@ -12,7 +12,7 @@ use crate::api::cri::{
     SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest, security_profile::ProfileType,
 };
-use crate::{Node, Result, config, images, patience};
+use crate::{Node, Result, config, images, moment, patience};
 
 /// Seconds a test waits for a container to reach a state.
 const PATIENCE: u32 = 20;
@@ -30,9 +30,9 @@ impl Node {
         let config = PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
-            log_directory: format!("/var/log/pods/{name}"),
+            log_directory: format!("{}/log/pods/{name}", self.data().display()),
             linux: Some(LinuxPodSandboxConfig {
-                cgroup_parent: self.cgroup_parent().to_owned(),
+                cgroup_parent: self.cgroups().of_pods(),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces),
                     ..Default::default()
@@ -372,7 +372,7 @@ impl Container<'_> {
             if Instant::now() > deadline {
                 return Err(format!("container {} still is {:?}", self.id, status.state()).into());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            moment().await;
         }
     }
 

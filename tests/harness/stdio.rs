@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::{Node, Result, patience};
+use crate::{Node, Result, moment, patience};
 
 /// Three FIFOs, and threads that read two of them to their end.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Stdio {
             if Instant::now() > deadline {
                 return false;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            moment().await;
         }
         true
     }

@@ -101,7 +101,7 @@ fill_node() {
     chroot "$root" passwd --delete --quiet root
     cp -a --no-preserve=ownership "$CURB_ROOT/tests/node/root/." "$root/"
     mkdir -p "$root/curb" "$root$NODE_CACHE"
-    ln -s /curb/images "$root$NODE_CACHE/images"
+    ln -s /curb/{images,rootfs} "$root$NODE_CACHE/"
     for version in "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"; do
         cp -a "$(containerd_dir "$version")" "$root$NODE_CACHE/"
     done
