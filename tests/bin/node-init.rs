@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 
 use curb_tests::cgroup::CgroupParent;
 use curb_tests::supervisor::{Reply, Request};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -50,24 +50,9 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     )?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let machine_run = dir.join("run");
-    if by_systemd {
-        fs::create_dir(&machine_run)?;
-        mount(Some("/run"), &machine_run, none, MsFlags::MS_BIND, none)?;
-    }
 
     // containerd and Curb are given their default paths, so each of these has to be our own.
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
-    for shared in ["systemd", "dbus"].into_iter().filter(|_| by_systemd) {
-        let place = Path::new("/run").join(shared);
-        fs::create_dir(&place)?;
-        mount(Some(&machine_run.join(shared)), &place, none, MsFlags::MS_BIND, none)?;
-    }
-    if by_systemd {
-        umount2(&machine_run, MntFlags::MNT_DETACH)?;
-        // What the kernel does at the end of a pid namespace, this process then does by itself.
-        nix::sys::prctl::set_child_subreaper(true)?;
-    }
     let (upper, work, log) = (dir.join("etc"), dir.join("etc.work"), dir.join("log"));
     for made in [&upper, &work, &log] {
         fs::create_dir_all(made)?;
@@ -79,7 +64,6 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     let mut child = Command::new("/proc/self/exe").arg("--init").spawn()?;
     answer(&Reply::Ready { init: child.id() })?;
     child.wait()?;
-    kill_orphans();
     // Here and not in the test, which may have been killed.
     cgroups.remove();
     Ok(fs::remove_dir_all(dir)?)
@@ -99,7 +83,6 @@ fn here(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
 
 fn init() -> Result<(), Box<dyn Error>> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    nix::sys::prctl::set_child_subreaper(true)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)?;
     // The streaming server of the CRI listens on 127.0.0.1.

@@ -2,19 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{config, patience};
-
-/// Whether containers are put into scopes of the machine's systemd: `CURB_DRIVER=systemd`.
-///
-/// systemd knows processes by their number in its own pid namespace, so the nodes then have none of their own, and only
-/// one test may run at a time.
-pub fn by_systemd() -> bool {
-    std::env::var_os("CURB_DRIVER").is_some_and(|driver| driver == "systemd")
-}
 
 /// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
 #[derive(Debug)]
@@ -32,9 +23,6 @@ impl CgroupParent {
     pub fn unique(systems: bool) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        if by_systemd() {
-            return Self::named(&format!("curbtest{}x{serial}.slice", std::process::id()));
-        }
         let given = std::env::var("CURB_CGROUP").unwrap_or_default();
         Self::named(&format!("{given}/curb-test-{}-{serial}", std::process::id()), systems)
     }
@@ -46,7 +34,7 @@ impl CgroupParent {
         Self { name: name.to_owned(), slice: systems.then(slice), hierarchies: hierarchies() }
     }
 
-    /// The path below each hierarchy's root, with its leading slash, or the name of a slice.
+    /// The path below each hierarchy's root, with its leading slash.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -103,9 +91,6 @@ impl CgroupParent {
 
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
-        if by_systemd() {
-            let _ = Command::new("systemctl").args(["--quiet", "stop", &self.name]).status();
-        }
         // The kernel empties the cgroups of killed processes a moment after it reaped them.
         let deadline = Instant::now() + patience(2);
         while self.directories().iter().map(|dir| remove_tree(dir)).filter(|&gone| !gone).count() > 0 {

@@ -127,7 +127,6 @@ impl Settings {
     // The lack of CAP_SYS_RESOURCE in a build machine is why `restrict_oom_score_adj` is set: nobody
     // can lower an oom_score_adj there, and every sandbox would fail.
     fn version_2(&self, root: &dyn std::fmt::Display) -> String {
-        let systemd = crate::cgroup::by_systemd();
         format!(
             r#"version = 2
 root = "{root}"
@@ -143,7 +142,6 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     default_runtime_name = "runc"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-    options.SystemdCgroup = {systemd}
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.curb]
     runtime_type = "io.containerd.curb.v1"
     pod_annotations = ["io.curb/*"]
@@ -153,7 +151,6 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     }
 
     fn version_3(&self, root: &dyn std::fmt::Display) -> String {
-        let systemd = crate::cgroup::by_systemd();
         format!(
             r#"version = 3
 root = "{root}"
@@ -171,7 +168,6 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     default_runtime_name = "runc"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
-    options.SystemdCgroup = {systemd}
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.curb]
     runtime_type = "io.containerd.curb.v1"
     pod_annotations = ["io.curb/*"]

@@ -166,11 +166,6 @@ impl Node {
         &self.cgroups
     }
 
-    /// Names of the cgroups of its containers.
-    pub fn cgroups(&self) -> &CgroupParent {
-        &self.cgroups
-    }
-
     /// A number no one else in this node got.
     pub fn unique(&self) -> u32 {
         self.serial.fetch_add(1, Ordering::Relaxed)
@@ -349,7 +344,7 @@ impl Node {
         for name in ["containerd-shim-runc-v2", "containerd-shim-curb-v1", "pause", "probe", "curb-launch"] {
             left.extend(self.processes(name).iter().map(|pid| format!("process {pid} ({name})")));
         }
-        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.init)).unwrap_or_default();
+        let mounts = fs::read_to_string(self.path("/proc/1/mountinfo")).unwrap_or_default();
         for line in mounts.lines() {
             let point = line.split(' ').nth(4).unwrap_or_default();
             if ["/run/containerd/", "/run/netns/", "/run/curb/"].iter().any(|dir| point.starts_with(dir)) {
