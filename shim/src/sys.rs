@@ -391,3 +391,135 @@ pub fn ptrace_detach(tid: i32, signal: i32) -> io::Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_ptrace, c_long::from(libc::PTRACE_DETACH as i32), tid, 0, signal) };
     check(result).map(drop)
 }
+
+/// `BPF_PROG_LOAD`, `_ATTACH`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_PROG_QUERY` of `linux/bpf.h`.
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_ATTACH: c_long = 8;
+const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
+const BPF_PROG_QUERY: c_long = 16;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+/// The most programs of a kind one cgroup takes (`BPF_CGROUP_MAX_PROGS` in the kernel).
+const BPF_CGROUP_MAX_PROGS: usize = 64;
+
+/// `union bpf_attr` for `BPF_PROG_LOAD`, up to and with the program's name.
+#[repr(C)]
+struct BpfLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+}
+
+/// The same for `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct BpfAttach {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// The same for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct BpfInfoOf {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The same for `BPF_PROG_QUERY`.
+#[repr(C)]
+struct BpfQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+}
+
+/// Loads a device program of cgroup v2; each word of `code` is a `struct bpf_insn`.
+///
+/// # Errors
+/// EINVAL or EACCES if the kernel's verifier refuses it, EPERM without CAP_BPF (CAP_SYS_ADMIN before Linux 5.8).
+pub fn bpf_load_cgroup_device(code: &[u64]) -> io::Result<OwnedFd> {
+    let mut load = BpfLoad {
+        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: u32::try_from(code.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        insns: code.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: *b"curb_devices\0\0\0\0",
+    };
+    let size = size_of::<BpfLoad>();
+    // SAFETY: `load` is laid out as the kernel's union for this command, of the size passed; it points at `insn_cnt` live
+    // instructions of 8 bytes and a NUL-terminated licence, both of which the kernel only reads.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw mut load, size) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel opened this descriptor for us just now, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a loaded program to the cgroup v2 directory `cgroup`, beside the programs it has.
+pub fn bpf_attach_cgroup_device(cgroup: impl AsFd, program: &OwnedFd) -> io::Result<()> {
+    let mut attach = BpfAttach {
+        target_fd: word(&cgroup.as_fd())?,
+        attach_bpf_fd: word(program)?,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI,
+    };
+    let size = size_of::<BpfAttach>();
+    // SAFETY: `attach` is laid out as the kernel's union for this command, of the size passed, and holds no pointer; both
+    // descriptors are borrowed for the whole call.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw mut attach, size) }).map(drop)
+}
+
+/// The number a loaded program has on this machine.
+pub fn bpf_program_id(program: &OwnedFd) -> io::Result<u32> {
+    // The first fields of `struct bpf_prog_info`: type and id. The kernel fills no more than it is given room for.
+    let mut info = [0u32; 2];
+    let mut of =
+        BpfInfoOf { bpf_fd: word(program)?, info_len: size_of_val(&info) as u32, info: (&raw mut info) as u64 };
+    let size = size_of::<BpfInfoOf>();
+    // SAFETY: `of` is laid out as the kernel's union for this command, of the size passed; it points at `info_len` live
+    // bytes the kernel may write.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut of, size) })?;
+    Ok(info[1])
+}
+
+/// The numbers of the device programs attached to the cgroup v2 directory `cgroup` itself.
+pub fn bpf_cgroup_devices(cgroup: impl AsFd) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; BPF_CGROUP_MAX_PROGS];
+    let mut query = BpfQuery {
+        target_fd: word(&cgroup.as_fd())?,
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: (&raw mut ids) as u64,
+        prog_cnt: ids.len() as u32,
+        padding: 0,
+    };
+    let size = size_of::<BpfQuery>();
+    // SAFETY: `query` is laid out as the kernel's union for this command, of the size passed; it points at `prog_cnt` live
+    // words the kernel may write, and the kernel writes the count back into `query`.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size) })?;
+    Ok(ids.into_iter().take(query.prog_cnt as usize).collect())
+}
+
+/// A descriptor as bpf(2) takes it.
+fn word(fd: &impl AsFd) -> io::Result<u32> {
+    u32::try_from(fd.as_fd().as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}

@@ -146,7 +146,7 @@ fn spawn(
     if let Some(path) = &params.shim_cgroup {
         // We enter it and the daemon is born there.
         Cgroup::of(Some(path), group)
-            .and_then(|cgroup| cgroup.join(0, None))
+            .and_then(|cgroup| cgroup.join(0))
             .map_err(|error| VerbError::Refused(format!("enter the shim's cgroup {path}: {}", chain(&error))))?;
     }
     let program = std::env::current_exe().map_err(VerbError::io("find the shim's own binary"))?;

@@ -76,6 +76,14 @@ impl Dir {
         rustix::fs::statat(&self.0, file, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
+    /// Makes the nested cgroup `name`; one that is there is no error.
+    pub fn mkdir(&self, name: &CStr) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Removes the nested cgroup `name`; one that is gone is no error.
     pub fn rmdir(&self, name: &CStr) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR) {

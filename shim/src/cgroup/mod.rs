@@ -1,8 +1,10 @@
 //! The cgroups of one container, from its creation to its removal.
 //!
-//! libcontainer creates them and writes the spec's limits once. All that follows is here: reading the limits back, changing
-//! them, statistics, OOM, freezing, killing and removal. Only cgroupfs is spoken; the systemd driver is named, not used.
+//! On v1 libcontainer creates them and writes the spec's limits once. On v2 it only puts init into the cgroup that is made
+//! here, by hand or as a systemd scope, and limited while init waits for its start. All that follows is here for both:
+//! reading the limits back, changing them, statistics, OOM, freezing, killing and removal.
 
+mod create;
 mod devices;
 mod dir;
 mod freeze;
@@ -15,6 +17,7 @@ mod settings;
 mod stats;
 mod stats_v1;
 mod stats_v2;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -22,12 +25,15 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use devices::{DeviceProgram, RuleError};
 pub use limits::Limits;
 pub use oom::OomWatch;
 pub use path::{CgroupsPath, PathError, expand_slice};
+pub use systemd::BusError;
 
 use dir::{Dir, Step, is_gone};
 use mounts::Mount;
+use systemd::Scope;
 
 #[cfg(feature = "ctl")]
 pub(crate) use mounts::unescape;
@@ -54,9 +60,26 @@ pub enum CgroupError {
     /// runc's wording.
     #[error("systemd not running on this host, cannot use systemd cgroups manager")]
     SystemdNotRunning,
-    /// The path has the form `slice:prefix:name`.
-    #[error("systemd cgroup driver for {0} is not supported yet")]
-    SystemdUnsupported(String),
+    /// The path has the form `slice:prefix:name`, but names no scope below the unified hierarchy.
+    #[error("{0} is not supported with the systemd cgroup driver")]
+    SystemdUnsupported(&'static str),
+    /// systemd did not do what was asked of the container's scope.
+    #[error("{step} {unit}")]
+    Systemd {
+        /// What was asked: `start`, `limit`.
+        step: &'static str,
+        /// The scope.
+        unit: String,
+        /// systemd's answer.
+        #[source]
+        source: BusError,
+    },
+    /// A device rule that cannot be enforced.
+    #[error(transparent)]
+    Devices(#[from] RuleError),
+    /// The device program was detached.
+    #[error("no device program is attached to cgroup {0}")]
+    NoDeviceProgram(String),
     /// `/proc/self/mountinfo` cannot be read, or shows no hierarchy.
     #[error("find cgroup hierarchies")]
     Mounts(#[source] io::Error),
@@ -164,6 +187,7 @@ pub struct Cgroup {
     version: Version,
     path: String,
     mounts: Vec<Mount>,
+    scope: Option<Scope>,
 }
 
 impl Cgroup {
@@ -172,14 +196,19 @@ impl Cgroup {
     pub fn of(cgroups_path: Option<&str>, id: &str) -> Result<Self, CgroupError> {
         let named = CgroupsPath::parse(cgroups_path, id)?;
         let path = named.cgroup()?;
-        if matches!(named, CgroupsPath::Systemd { .. }) {
-            return Err(match path::systemd_is_running() {
-                true => CgroupError::SystemdUnsupported(path),
-                false => CgroupError::SystemdNotRunning,
-            });
-        }
         let (version, mounts) = mounts::host().map_err(CgroupError::Mounts)?;
-        Ok(Self { version, path, mounts })
+        let scope = match named {
+            CgroupsPath::Fs(_) => None,
+            CgroupsPath::Systemd { .. } if !path::systemd_is_running() => return Err(CgroupError::SystemdNotRunning),
+            CgroupsPath::Systemd { .. } if version == Version::V1 => {
+                return Err(CgroupError::SystemdUnsupported("cgroup v1"));
+            }
+            CgroupsPath::Systemd { unit, .. } if unit.ends_with(".slice") => {
+                return Err(CgroupError::SystemdUnsupported("a container that is a slice"));
+            }
+            CgroupsPath::Systemd { slice, name, unit } => Some(Scope { slice, name, unit }),
+        };
+        Ok(Self { version, path, mounts, scope })
     }
 
     /// The interface this cgroup is used through.
@@ -276,28 +305,18 @@ impl Cgroup {
     }
 
     /// Moves process `pid` (0 for the caller) into the cgroup.
-    ///
-    /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
-    /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
-    pub fn join(&self, pid: i32, init: Option<i32>) -> Result<(), CgroupError> {
+    pub fn join(&self, pid: i32) -> Result<(), CgroupError> {
         for mount in self.joinable() {
-            let joined = self.open_at(mount).and_then(|dir| {
-                let written = dir.write("cgroup.procs", &pid.to_string());
-                written.map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))
-            });
-            match joined {
-                Err(_) if self.version == Version::V2 => self.join_init(mount, pid, init).ok_or(()).or(joined)?,
-                joined => joined?,
-            }
+            self.open_at(mount)?
+                .write("cgroup.procs", &pid.to_string())
+                .map_err(|source| self.unwritten(mount, "cgroup.procs", &pid.to_string(), source))?;
         }
         Ok(())
     }
 
-    /// Its directory in each v1 hierarchy with a controller, and the controllers' names; none on v2.
+    /// Its directory in each v1 hierarchy with a controller, and the controllers' names. On v2 the one directory, and no
+    /// names.
     pub fn hierarchies(&self) -> Vec<(Vec<String>, PathBuf)> {
-        if self.version == Version::V2 {
-            return Vec::new();
-        }
         let own = |mount: &Mount| mount.point.join(self.path.trim_start_matches('/'));
         self.joinable()
             .filter(|mount| !mount.controllers.iter().any(|name| name.contains('=')))
@@ -307,8 +326,14 @@ impl Cgroup {
 
     /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
     /// All must be written; one that is missing means that the cgroup is gone.
-    pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect()
+    ///
+    /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
+    /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
+    pub fn procs_files(&self, init: i32) -> Vec<PathBuf> {
+        match self.leaf_of(init) {
+            Some(file) => vec![file],
+            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect(),
+        }
     }
 
     /// The hierarchies a process of the container must be in. libcontainer makes no directory for some: where there is none,
@@ -321,15 +346,27 @@ impl Cgroup {
         })
     }
 
-    fn join_init(&self, mount: &Mount, pid: i32, init: Option<i32>) -> Option<()> {
-        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", init?)).ok()?;
+    /// Where `init` is, if the cgroup itself takes no processes.
+    fn leaf_of(&self, init: i32) -> Option<PathBuf> {
+        let split = |dir: Dir| dir.read("cgroup.subtree_control").is_ok_and(|text| !text.trim().is_empty());
+        if self.version == Version::V1 || !split(self.open("").ok()?) {
+            return None;
+        }
+        let mount = self.mounts.first()?;
+        let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).ok()?;
         let path = text.lines().find(|line| self.listed_in(line))?.strip_prefix("0::")?;
         let inner = path.strip_prefix(mount.root.trim_end_matches('/'))?;
-        Dir::open(&mount.point, inner).ok()?.write("cgroup.procs", &pid.to_string()).ok()
+        Some(mount.point.join(inner.trim_start_matches('/')).join("cgroup.procs"))
     }
 
     /// Removes the cgroup and all nested in it, in every hierarchy. One that is gone is removed.
     pub async fn remove(&self) -> Result<(), CgroupError> {
+        if let Some(scope) = &self.scope
+            && let Err(error) = scope.stop().await
+        {
+            // Its processes are gone, so that systemd ends it by itself; what is left of it is removed below.
+            log::warn!("stop {}: {}", scope.unit, crate::error::chain(&error));
+        }
         // No event tells that rmdir(2) would work: a killed process leaves its cgroup late in its exit. About 1 s in all, as runc.
         let mut delay = Duration::from_millis(1);
         loop {
@@ -411,7 +448,7 @@ impl Cgroup {
             Version::V1 => controllers.iter().map(|name| mount(vec![(*name).to_owned()], point.join(name))).collect(),
             Version::V2 => vec![mount(Vec::new(), point.to_owned())],
         };
-        Self { version, path: path.to_owned(), mounts }
+        Self { version, path: path.to_owned(), mounts, scope: None }
     }
 }
 

@@ -59,6 +59,8 @@ pub struct OomWatch {
     cgroup: Cgroup,
     source: Source,
     told: u64,
+    /// Kills in the slice of a scope, when last looked at.
+    above: Option<u64>,
 }
 
 impl Cgroup {
@@ -67,11 +69,13 @@ impl Cgroup {
         let source = match self.version {
             Version::V1 => Source::Eventfd(self.oom_eventfd()?),
             Version::V2 => {
-                let files = ["memory.events", "cgroup.events"].map(|file| self.file_of("", file));
+                let mut files = Vec::from(["memory.events", "cgroup.events"].map(|file| self.file_of("", file)));
+                // Of the slice above a scope too: see `check_now`.
+                files.extend(self.kills_above().map(|_| self.file_of("", "../memory.events")));
                 Source::Files(FileWatch::new(&files).map_err(|source| self.unread("", "memory.events", source))?)
             }
         };
-        Ok(OomWatch { cgroup: self.clone(), told: self.oom_kills()?, source })
+        Ok(OomWatch { cgroup: self.clone(), above: self.kills_above(), told: self.oom_kills()?, source })
     }
 
     /// memory.rst (v1), section 9: `<eventfd> <fd of memory.oom_control>` written to `cgroup.event_control`.
@@ -108,6 +112,15 @@ impl Cgroup {
         };
         counted.map_err(|source| self.unread(controller, file, source))?;
         Ok(kills)
+    }
+}
+
+impl Cgroup {
+    /// What [`Cgroup::oom_kills`] counts, in the slice a scope lies in. `None` without a scope, or if the slice is the root.
+    fn kills_above(&self) -> Option<u64> {
+        let slice = self.scope.as_ref().and(self.path.rsplit_once('/'))?.0;
+        let dir = Dir::open(&self.mounts.first()?.point, slice).ok()?;
+        value_of(&dir.read("memory.events").ok()?, "oom_kill")
     }
 }
 
@@ -157,8 +170,19 @@ impl OomWatch {
 
     /// True when the kernel killed since the last call, or the last answer of [`OomWatch::next`]. The kernel counts before it
     /// kills: asked after init's exit, and before the cgroup's removal, the answer is complete.
+    ///
+    /// systemd removes a scope as soon as it is empty, and its count with it; but the kernel counts each kill in the slice
+    /// above too. One more there than when the scope was last seen is then the scope's own.
     pub fn check_now(&mut self) -> Result<bool, CgroupError> {
-        let kills = self.cgroup.oom_kills()?;
+        let above = self.cgroup.kills_above();
+        let kills = match self.cgroup.oom_kills() {
+            Err(CgroupError::NotFound) if above > self.above => {
+                self.above = above;
+                return Ok(true);
+            }
+            kills => kills?,
+        };
+        self.above = above;
         // Fewer when a nested cgroup went with its count.
         let more = kills > self.told;
         self.told = kills;

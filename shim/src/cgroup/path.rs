@@ -36,6 +36,8 @@ pub enum CgroupsPath {
     Systemd {
         /// The slice, as systemd names it; expand with [`expand_slice`].
         slice: String,
+        /// The name of the container in it.
+        name: String,
         /// The scope (or slice) unit of the container.
         unit: String,
     },
@@ -79,14 +81,14 @@ impl CgroupsPath {
         if unit.len() > NAME_MAX {
             return Err(PathError::TooLong(unit.len()));
         }
-        Ok(Self::Systemd { slice: slice.to_owned(), unit })
+        Ok(Self::Systemd { slice: slice.to_owned(), name: name.to_owned(), unit })
     }
 
     /// The cgroup's absolute path below its hierarchy, for either driver.
     pub fn cgroup(&self) -> Result<String, PathError> {
         match self {
             Self::Fs(path) => Ok(path.clone()),
-            Self::Systemd { slice, unit } => {
+            Self::Systemd { slice, unit, .. } => {
                 let slice = expand_slice(slice)?;
                 Ok(format!("{}/{unit}", slice.trim_end_matches('/')))
             }

@@ -90,8 +90,13 @@ impl Setting {
 impl Cgroup {
     /// Changes the limits that `resources` names, in runc's order and meaning, and proves that the kernel took them.
     /// What it does not name stays. On an error earlier values stay written.
-    pub fn update(&self, resources: &LinuxResources) -> Result<Limits, CgroupError> {
+    pub async fn update(&self, resources: &LinuxResources) -> Result<Limits, CgroupError> {
         let settings = self.settings(resources)?;
+        if let Some(scope) = &self.scope {
+            // First: it would write over what is written here.
+            let refused = |source| CgroupError::Systemd { step: "limit", unit: scope.unit.clone(), source };
+            scope.limit(&settings).await.map_err(refused)?;
+        }
         let mut late = Vec::new();
         let mut open = OpenDirs::default();
         for setting in &settings {
@@ -119,11 +124,15 @@ impl Cgroup {
         self.limits()
     }
 
-    fn settings(&self, resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError> {
-        match self.version {
-            Version::V1 => self.settings_v1(resources),
-            Version::V2 => self.settings_v2(resources),
+    pub(super) fn settings(&self, resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError> {
+        let mut settings = match self.version {
+            Version::V1 => self.settings_v1(resources)?,
+            Version::V2 => self.settings_v2(resources)?,
+        };
+        if self.scope.is_some() {
+            super::systemd::round(&mut settings);
         }
+        Ok(settings)
     }
 
     fn set(&self, dir: &Dir, setting: &Setting) -> Result<(), CgroupError> {
@@ -200,7 +209,7 @@ pub(super) fn bytes(text: &str, unit: u64) -> Option<u64> {
 }
 
 /// `0-2,5` and the like.
-fn set(text: &str) -> Option<BTreeSet<u32>> {
+pub(super) fn set(text: &str) -> Option<BTreeSet<u32>> {
     let mut members = BTreeSet::new();
     for range in text.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

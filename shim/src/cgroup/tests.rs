@@ -45,15 +45,15 @@ const EMPTY: [(&str, &str); 8] = [
     ("cpuset.mems", "\n"),
 ];
 
-#[test]
-fn an_update_writes_what_runc_writes_and_returns_what_was_read_back() {
+#[tokio::test]
+async fn an_update_writes_what_runc_writes_and_returns_what_was_read_back() {
     let (_root, dir, cgroup) = unified(&EMPTY);
     let asked = resources(json!({
         "memory": { "limit": 67108864, "swap": 67108864, "reservation": 1048576 },
         "cpu": { "shares": 512, "quota": 50000, "period": 20000, "cpus": "0-1" },
         "pids": { "limit": 64 },
     }));
-    let limits = cgroup.update(&asked).unwrap();
+    let limits = cgroup.update(&asked).await.unwrap();
     assert_eq!(read(&dir, "memory.swap.max"), "0");
     assert_eq!(read(&dir, "cpu.max"), "50000 20000");
     assert_eq!(read(&dir, "cpu.weight"), "59");
@@ -73,14 +73,14 @@ fn an_update_writes_what_runc_writes_and_returns_what_was_read_back() {
     assert_eq!(cgroup.verify(&asked).unwrap(), expected);
 }
 
-#[test]
-fn an_update_of_the_period_alone_does_not_lift_the_quota() {
+#[tokio::test]
+async fn an_update_of_the_period_alone_does_not_lift_the_quota() {
     let (_root, dir, cgroup) = unified(&[("cpu.max", "50000 100000\n")]);
-    cgroup.update(&resources(json!({ "cpu": { "period": 200_000 } }))).unwrap();
+    cgroup.update(&resources(json!({ "cpu": { "period": 200_000 } }))).await.unwrap();
     assert_eq!(read(&dir, "cpu.max"), "50000 200000");
-    cgroup.update(&resources(json!({ "cpu": { "quota": 7000 } }))).unwrap();
+    cgroup.update(&resources(json!({ "cpu": { "quota": 7000 } }))).await.unwrap();
     assert_eq!(read(&dir, "cpu.max"), "7000 200000");
-    cgroup.update(&resources(json!({ "cpu": { "quota": -1 } }))).unwrap();
+    cgroup.update(&resources(json!({ "cpu": { "quota": -1 } }))).await.unwrap();
     assert_eq!(read(&dir, "cpu.max"), "max 200000");
 }
 
@@ -98,45 +98,48 @@ fn verify_fails_closed_and_names_file_asked_and_found() {
     assert_eq!(message(cgroup.verify(&swap)), format!("{}: asked for 0, kernel has max", file("memory.swap.max")));
 }
 
-#[test]
-fn a_kernel_without_swap_gives_none() {
+#[tokio::test]
+async fn a_kernel_without_swap_gives_none() {
     let (_root, dir, cgroup) = unified(&[("memory.max", "max\n")]);
-    cgroup.update(&resources(json!({ "memory": { "limit": 8192, "swap": 8192 } }))).unwrap();
+    cgroup.update(&resources(json!({ "memory": { "limit": 8192, "swap": 8192 } }))).await.unwrap();
     assert!(!dir.join("memory.swap.max").exists());
-    assert!(cgroup.update(&resources(json!({ "memory": { "limit": 8192, "swap": 16384 } }))).is_err());
+    assert!(cgroup.update(&resources(json!({ "memory": { "limit": 8192, "swap": 16384 } }))).await.is_err());
 }
 
-#[test]
-fn a_unified_key_cannot_name_a_file_elsewhere() {
+#[tokio::test]
+async fn a_unified_key_cannot_name_a_file_elsewhere() {
     let (root, _dir, cgroup) = unified(&EMPTY);
     let victim = root.path().join("victim.conf");
     fs::write(&victim, "safe").unwrap();
     for key in [victim.to_str().unwrap(), "../../victim.conf", "memory", "..", ".hidden"] {
-        let error = message(cgroup.update(&resources(json!({ "unified": { key: "1" } }))));
+        let error = message(cgroup.update(&resources(json!({ "unified": { key: "1" } }))).await);
         assert!(error.ends_with("must be in the form CONTROLLER.PARAMETER"), "{error}");
     }
     assert_eq!(fs::read_to_string(victim).unwrap(), "safe");
     assert_eq!(
-        cgroup.update(&resources(json!({ "unified": { "memory.max": "64M" } }))).unwrap().memory_max,
+        cgroup.update(&resources(json!({ "unified": { "memory.max": "64M" } }))).await.unwrap().memory_max,
         Some(64 << 20)
     );
 }
 
-#[test]
-fn a_hugepage_size_cannot_name_a_file_elsewhere() {
+#[tokio::test]
+async fn a_hugepage_size_cannot_name_a_file_elsewhere() {
     let (_root, _dir, cgroup) = unified(&EMPTY);
     for size in ["../2MB", "MB", "+2MB", "2mb", "x/2MB", "99999999999999999999GB"] {
         let asked = resources(json!({ "hugepageLimits": [{ "pageSize": size, "limit": 0 }] }));
-        assert!(matches!(cgroup.update(&asked), Err(CgroupError::Invalid(_))), "{size}");
+        assert!(matches!(cgroup.update(&asked).await, Err(CgroupError::Invalid(_))), "{size}");
     }
 }
 
-#[test]
-fn a_limit_at_or_below_usage_is_refused_when_the_spec_asks_for_the_check() {
+#[tokio::test]
+async fn a_limit_at_or_below_usage_is_refused_when_the_spec_asks_for_the_check() {
     let (_root, _dir, cgroup) = unified(&[("memory.max", "max\n"), ("memory.current", "8192\n")]);
     let asked = |check| resources(json!({ "memory": { "limit": 8192, "checkBeforeUpdate": check } }));
-    assert_eq!(message(cgroup.update(&asked(true))), "invalid resources: rejecting memory limit 8192 <= usage 8192");
-    assert!(cgroup.update(&asked(false)).is_ok());
+    assert_eq!(
+        message(cgroup.update(&asked(true)).await),
+        "invalid resources: rejecting memory limit 8192 <= usage 8192"
+    );
+    assert!(cgroup.update(&asked(false)).await.is_ok());
 }
 
 #[test]
@@ -304,12 +307,12 @@ fn processes_of_nested_cgroups_are_listed_once() {
 
 #[test]
 fn a_process_joins_inits_own_cgroup_only_within_the_containers() {
-    let (root, dir, cgroup) = unified(&[]);
-    // No cgroup.procs to write: as when the kernel refuses. This process is init, and in no cgroup of ours.
-    assert!(matches!(cgroup.join(0, Some(std::process::id().cast_signed())), Err(CgroupError::Write { .. })));
-    assert_eq!(fs::read_dir(root.path().join("pod")).unwrap().count(), 1);
+    let (_root, dir, cgroup) = unified(&[("cgroup.subtree_control", "memory\n")]);
+    // No cgroup.procs to write: as when the kernel refuses.
+    assert!(matches!(cgroup.join(0), Err(CgroupError::Write { .. })));
     fs::write(dir.join("cgroup.procs"), "").unwrap();
-    cgroup.join(17, None).unwrap();
+    cgroup.join(17).unwrap();
     assert_eq!(read(&dir, "cgroup.procs"), "17");
-    assert_eq!(cgroup.procs_files(), [dir.join("cgroup.procs")]);
+    // This process is init, and in no cgroup of ours.
+    assert_eq!(cgroup.procs_files(std::process::id().cast_signed()), [dir.join("cgroup.procs")]);
 }

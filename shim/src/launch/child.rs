@@ -70,6 +70,11 @@ impl Child {
         Ok((child, socket))
     }
 
+    /// Its id in the daemon's PID namespace.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     /// Sends the request and waits for the answer or for the end of the process.
     pub(super) async fn ask(
         &self,

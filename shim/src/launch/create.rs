@@ -9,6 +9,7 @@ use std::rc::Rc;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sched::CloneFlags;
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::termios::Winsize;
 
@@ -52,6 +53,8 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     crate::rootfs::mount_all(&rootfs_mounts, &rootfs).step("mount the root file system")?;
     let root = fs::open_root(&rootfs)?;
     fs::check_image(&root)?;
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_cgroups = namespaces.iter().any(|n| n.typ() == LinuxNamespaceType::Cgroup && n.path().is_none());
     let mut normalised = normalise::normalise(spec, &rootfs, privileged_load).step("read the spec")?;
     let user_namespace = UserNamespace::take(&mut normalised.spec)?;
     let mut mounts = normalised.spec.mounts().clone().unwrap_or_default();
@@ -59,7 +62,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     fs::make_cwd(&root, &mounts, process.cwd(), userns::owner(user_namespace.as_ref(), 0, 0)?)?;
     drop(root);
     let staged = stage::take(&mut mounts, dir, user_namespace.as_ref())?;
-    let sealed = cgroupfs::expand(&mut mounts, &hierarchies)?;
+    let sealed = cgroupfs::expand(&mut mounts, &hierarchies, own_cgroups)?;
     label_mounts(&mut mounts, mount_label.as_deref())?;
     normalised.spec.set_mounts(Some(mounts));
     if user_namespace.is_some() {

@@ -80,7 +80,7 @@ pub struct Create {
     pub rootfs_mounts: Vec<Mount>,
     /// The hardened spec.
     pub spec: Spec,
-    /// The container's directory in each cgroup v1 hierarchy, with the hierarchy's names.
+    /// The container's directory in each cgroup hierarchy, with the hierarchy's names; the unified one has none.
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
     /// The directories of the pod's other containers, where the same profile may lie compiled.
     pub siblings: Vec<PathBuf>,
@@ -241,6 +241,16 @@ impl Launcher {
         Ok(Running { process, console })
     }
 
+    /// Starts a process that does nothing but wait, for a cgroup that cannot be without one. It is a launch process that
+    /// is never asked for anything.
+    ///
+    /// # Errors
+    /// [`LaunchError::Channel`].
+    pub fn stand_in(&self) -> Result<StandIn, LaunchError> {
+        let (child, socket) = Child::spawn(&self.exe)?;
+        Ok(StandIn { child, _socket: socket })
+    }
+
     fn common(&self, id: &str, dir: &Path, streams: &[Option<OwnedFd>; 3], terminal: bool, floor: bool) -> Common {
         Common {
             id: id.to_owned(),
@@ -299,6 +309,26 @@ impl Launcher {
             Err(error @ LaunchError::Program { .. }) => error,
             _ => failed,
         })
+    }
+}
+
+/// A process of [`Launcher::stand_in`]; ends with this.
+#[derive(Debug)]
+pub struct StandIn {
+    child: Child,
+    /// What it waits for a request on.
+    _socket: UnixStream,
+}
+
+impl StandIn {
+    /// Its id in the daemon's PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
+    /// Ends it and waits until it is gone.
+    pub async fn end(self) {
+        self.child.abandon().await;
     }
 }
 

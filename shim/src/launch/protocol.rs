@@ -60,7 +60,7 @@ pub(super) struct CreateRequest {
     pub rootfs: PathBuf,
     /// What is mounted there.
     pub rootfs_mounts: Vec<Mount>,
-    /// The container's directory in each cgroup v1 hierarchy, with the names of the hierarchy.
+    /// The container's directory in each cgroup hierarchy, with the names of the hierarchy; the unified one has none.
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
     /// The hardened spec.
     pub spec: Spec,

@@ -17,7 +17,7 @@ use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
 use super::report::{self, Report};
-use crate::cgroup::{Cgroup, OomWatch};
+use crate::cgroup::{Cgroup, DeviceProgram, OomWatch};
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::launch::{Labels, Start};
@@ -50,6 +50,8 @@ pub struct Container {
     pub labels: Labels,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// What confines it to its devices on cgroup v2.
+    pub devices: Option<DeviceProgram>,
     /// What containerd asked of the shim itself.
     pub options: Options,
     /// Hooks still to run.
@@ -137,7 +139,7 @@ impl Container {
         }
         let (resources, changes) = crate::policy::harden_update(resources, &self.floor)
             .map_err(|denied| TaskError::Refused(denied.to_string()))?;
-        self.cgroup.update(&resources).map_err(|error| TaskError::failed("update the limits", &error))?;
+        self.cgroup.update(&resources).await.map_err(|error| TaskError::failed("update the limits", &error))?;
         let limits =
             self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
         self.note(|report| report.updated(&changes, &limits));
@@ -204,6 +206,10 @@ impl Container {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let start = start.ok_or_else(|| self.wrong_state("start"))?;
         let started = async {
+            if let Some(devices) = self.devices {
+                let checked = self.cgroup.check_devices(devices);
+                checked.map_err(|error| TaskError::failed("confine the container to its devices", &error))?;
+            }
             start.start().await.map_err(|error| TaskError::Failed(chain(&error)))?;
             self.verify(self.init.pid())
         };

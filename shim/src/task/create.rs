@@ -7,7 +7,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::container::Container;
@@ -16,7 +16,7 @@ use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use super::report::Report;
-use crate::cgroup::{Cgroup, Version};
+use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::launch;
 use crate::leftovers;
@@ -99,12 +99,6 @@ impl Pod {
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
         let cgroup = Cgroup::of(cgroups_path.as_deref(), &request.id)
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
-        if cgroup.version() == Version::V2 {
-            // Without a device program of ours every device node in an image would be open to the container.
-            return Err(TaskError::FailedPrecondition(
-                "cgroup v2 is not supported by this version of curb: device rules could not be enforced".to_owned(),
-            ));
-        }
         // What is in it is killed with the container, so it must be the container's alone.
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
@@ -150,24 +144,26 @@ impl Pod {
         let init = Process::new(endpoints);
         init.set_stdio(Arc::clone(&stdio));
 
+        let linux = hardened.spec().linux().as_ref();
+        let asked = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        let mut spec = hardened.spec().clone();
+        cgroup.describe_to_engine(&mut spec);
+        let launch = launch::Create {
+            id: request.id.clone(),
+            dir: dir.clone(),
+            rootfs: rootfs.clone(),
+            rootfs_mounts: request.rootfs.iter().map(mount).collect(),
+            spec,
+            hierarchies: cgroup.hierarchies(),
+            siblings: self.siblings(&request.id),
+            floor: hardened.mode() == policy::Mode::Enforce,
+            stdin: ends.stdin,
+            stdout: ends.stdout,
+            stderr: ends.stderr,
+            terminal: request.terminal,
+        };
         let launching = self.children.launching().await;
-        let created = self
-            .launcher
-            .create(launch::Create {
-                id: request.id.clone(),
-                dir: dir.clone(),
-                rootfs: rootfs.clone(),
-                rootfs_mounts: request.rootfs.iter().map(mount).collect(),
-                spec: hardened.spec().clone(),
-                hierarchies: cgroup.hierarchies(),
-                siblings: self.siblings(&request.id),
-                floor: hardened.mode() == policy::Mode::Enforce,
-                stdin: ends.stdin,
-                stdout: ends.stdout,
-                stderr: ends.stderr,
-                terminal: request.terminal,
-            })
-            .await;
+        let created = self.create_in(&cgroup, &asked, launch).await;
         if let Ok(created) = &created {
             self.children.claim(created.init.pid);
         }
@@ -177,7 +173,7 @@ impl Pod {
             Ok(created) => created,
             Err(error) => {
                 init.close_stdio().await;
-                return Err(TaskError::Failed(chain(&error)));
+                return Err(error);
             }
         };
         let pidfd = Arc::new(created.init.pidfd);
@@ -206,20 +202,18 @@ impl Pod {
                 .map_err(|error| TaskError::failed("check the user namespace of init", &error))?;
             report.user_namespace(id_map);
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
-            let asked = hardened.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
-            cgroup.deny_console(asked).map_err(|error| TaskError::failed("narrow the container's devices", &error))?;
-            let limits = match asked {
-                Some(asked) => cgroup.verify(asked),
-                None => cgroup.verify(&Default::default()),
-            };
-            let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
+            let devices = cgroup
+                .confine_devices(linux)
+                .map_err(|error| TaskError::failed("confine the container to its devices", &error))?;
+            let limits =
+                cgroup.limit(&asked).await.map_err(|error| TaskError::failed("limit the container", &error))?;
             let filters = (created.filter_count, created.filters.clone());
             report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
-            Ok(oom)
+            Ok((oom, devices))
         };
-        let oom = match settled.await {
-            Ok(oom) => oom,
+        let (oom, devices) = match settled.await {
+            Ok(settled) => settled,
             Err(error) => {
                 let _ = init.kill(libc::SIGKILL);
                 let _ = self.children.wait(created.init.pid, pidfd).await;
@@ -235,6 +229,7 @@ impl Pod {
             floor: hardened.floor(),
             cgroup,
             labels: hardened.spec().process().as_ref().map(launch::Labels::of).unwrap_or_default(),
+            devices,
             filters: created.filter_count,
             profile: created.filters.pod,
             options,
@@ -249,6 +244,26 @@ impl Pod {
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)
+    }
+
+    /// Makes the cgroup, and the container in it.
+    async fn create_in(
+        &self,
+        cgroup: &Cgroup,
+        asked: &LinuxResources,
+        launch: launch::Create,
+    ) -> Result<launch::Created, TaskError> {
+        let stand_in = match cgroup.needs_process() {
+            true => Some(self.launcher.stand_in().map_err(|error| TaskError::Failed(chain(&error)))?),
+            false => None,
+        };
+        let made = cgroup.create(stand_in.as_ref().map(launch::StandIn::pid), asked).await;
+        made.map_err(|error| TaskError::failed("make the container's cgroup", &error))?;
+        let created = self.launcher.create(launch).await;
+        if let Some(stand_in) = stand_in {
+            stand_in.end().await;
+        }
+        created.map_err(|error| TaskError::Failed(chain(&error)))
     }
 }
 

@@ -189,7 +189,7 @@ impl Container {
             process: exec.spec.process().clone(),
             profile: self.profile.clone(),
             labels: self.labels.clone(),
-            cgroup_procs: self.cgroup.procs_files(),
+            cgroup_procs: self.cgroup.procs_files(self.init.pid()),
             floor: self.floor.mode() == crate::policy::Mode::Enforce,
             stdin: ends.stdin,
             stdout: ends.stdout,

@@ -1,0 +1,133 @@
+//! Which device nodes a container may open.
+//!
+//! On v1 the device controller has a list, which libcontainer writes. On v2 it is a program of ours, attached to the
+//! container's cgroup: libcontainer has none, and without one every device node in an image is open to the container.
+
+mod program;
+mod rules;
+
+use std::io;
+use std::os::fd::AsFd;
+
+use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType};
+
+pub use rules::RuleError;
+
+use self::rules::{ALL, Devices, Kind, MKNOD, RuleSet};
+use super::{Cgroup, CgroupError, Version};
+use crate::sys;
+
+/// Major and minor number of the node's console (`Documentation/admin-guide/devices.txt`).
+const CONSOLE: (i64, i64) = (5, 1);
+
+/// What runc opens to every container after the spec's rules: mknod of anything, the devices of the OCI specification,
+/// terminals and `/dev/net/tun`. One whose path the spec gives to a device of its own is left out.
+const DEFAULT: [(&str, Devices, u8); 11] = [
+    ("", Devices { kind: Kind::Char, major: None, minor: None }, MKNOD),
+    ("", Devices { kind: Kind::Block, major: None, minor: None }, MKNOD),
+    ("/dev/null", char(1, Some(3)), ALL),
+    ("/dev/random", char(1, Some(8)), ALL),
+    ("/dev/full", char(1, Some(7)), ALL),
+    ("/dev/tty", char(5, Some(0)), ALL),
+    ("/dev/zero", char(1, Some(5)), ALL),
+    ("/dev/urandom", char(1, Some(9)), ALL),
+    ("", char(136, None), ALL),
+    ("", char(5, Some(2)), ALL),
+    ("", char(10, Some(200)), ALL),
+];
+
+const fn char(major: u32, minor: Option<u32>) -> Devices {
+    Devices { kind: Kind::Char, major: Some(major), minor }
+}
+
+/// A device program in the kernel, by its id. The cgroup it is attached to keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceProgram(u32);
+
+impl Cgroup {
+    /// The kernel's list of what the container may open (`devices.list`); `None` on v2, which has no such file.
+    ///
+    /// # Errors
+    /// [`CgroupError`] naming the file.
+    pub fn device_list(&self) -> Result<Option<String>, CgroupError> {
+        if self.version == Version::V2 {
+            return Ok(None);
+        }
+        let text = self.open("devices")?.read("devices.list");
+        text.map(Some).map_err(|source| self.unread("devices", "devices.list", source))
+    }
+
+    /// Confines the container to the devices its spec allows and the default ones; returns the program that does so on
+    /// v2. To be called while nothing of the container runs.
+    ///
+    /// On v1 only the node's console is taken away, which libcontainer gives to every container: an image may carry a
+    /// node for it. A container's own `/dev/console` is a pseudo-terminal and keeps working.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if a rule cannot be enforced or the kernel does not take the program.
+    pub fn confine_devices(&self, linux: Option<&Linux>) -> Result<Option<DeviceProgram>, CgroupError> {
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        if self.version == Version::V1 {
+            return self.deny_console(rules).map(|()| None);
+        }
+        let mut set = RuleSet::of(rules)?;
+        let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        for (path, devices, access) in DEFAULT {
+            if path.is_empty() || given.iter().all(|device| device.path().as_os_str() != path) {
+                set.allow(devices, access)?;
+            }
+        }
+        self.attach(&set).map(Some)
+    }
+
+    /// Proves that `program` is still attached.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoDeviceProgram`] if not.
+    pub fn check_devices(&self, program: DeviceProgram) -> Result<(), CgroupError> {
+        let attached = sys::bpf_cgroup_devices(self.open("")?.as_fd())
+            .map_err(|source| self.device_error("list the device programs of", source))?;
+        match attached.contains(&program.0) {
+            true => Ok(()),
+            false => Err(CgroupError::NoDeviceProgram(self.path.clone())),
+        }
+    }
+
+    fn attach(&self, rules: &RuleSet) -> Result<DeviceProgram, CgroupError> {
+        let code: Vec<u64> = program::compile(rules).into_iter().map(program::Instruction::encode).collect();
+        let dir = self.open("")?;
+        let program = sys::bpf_load_cgroup_device(&code)
+            .map_err(|source| self.device_error("load a device program for", source))?;
+        let id = sys::bpf_program_id(&program)
+            .map_err(|source| self.device_error("look at the device program of", source))?;
+        // Beside others that may be there: all are asked, and one that denies is enough.
+        sys::bpf_attach_cgroup_device(dir.as_fd(), &program)
+            .map_err(|source| self.device_error("attach a device program to", source))?;
+        self.check_devices(DeviceProgram(id))?;
+        Ok(DeviceProgram(id))
+    }
+
+    fn device_error(&self, step: &'static str, source: io::Error) -> CgroupError {
+        CgroupError::Io { step, path: self.file_of("", ""), source }
+    }
+
+    fn deny_console(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), CgroupError> {
+        if rules.iter().any(allows_console) {
+            return Ok(());
+        }
+        let (major, minor) = CONSOLE;
+        let rule = format!("c {major}:{minor} rwm");
+        self.open("devices")?
+            .write("devices.deny", &rule)
+            .map_err(|source| self.failed("devices", "devices.deny", &rule, source))
+    }
+}
+
+fn allows_console(rule: &LinuxDeviceCgroup) -> bool {
+    let kind = matches!(rule.typ(), None | Some(LinuxDeviceType::A | LinuxDeviceType::C));
+    let is = |asked: Option<i64>, number| asked.is_none_or(|asked| asked == number || asked == -1);
+    // A rule for the node alone (mknod) does not open it.
+    let opens = rule.access().as_ref().is_none_or(|access| access.contains(['r', 'w']));
+    rule.allow() && kind && is(rule.major(), CONSOLE.0) && is(rule.minor(), CONSOLE.1) && opens
+}
