@@ -1,6 +1,6 @@
 //! The audit log under writers that die: no record a writer was told of may be missing, and the chain stays whole.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -77,10 +77,10 @@ fn a_thousand_writers_killed_at_any_moment_lose_no_acknowledged_record() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = Vec::new();
     // Each writer lives a different time, so that kills meet every step of an append and of the start.
-    let mut lives = (0..KILLS).map(|n| Duration::from_micros(2000 + (n as u64 * 7919) % 9000));
+    let lives = (0..KILLS).map(|n| Duration::from_micros(2000 + (n as u64 * 7919) % 9000));
     let mut writers: Vec<Child> = (0..WRITERS).map(|_| spawn(dir.path())).collect();
     let mut killed = 0;
-    while let Some(life) = lives.next() {
+    for life in lives {
         std::thread::sleep(life / WRITERS as u32);
         acknowledged.extend(kill(writers.remove(0)));
         killed += 1;

@@ -408,7 +408,10 @@ impl Held<'_> {
 }
 
 /// The files beside `current` that are closed, the oldest first.
-pub(super) fn closed_files(current: &Path) -> Result<Vec<PathBuf>, AuditError> {
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn closed_files(current: &Path) -> Result<Vec<PathBuf>, AuditError> {
     let directory = current.parent().unwrap_or(Path::new("/"));
     let entries = std::fs::read_dir(directory).map_err(AuditError::io("list", directory))?;
     let mut closed = Vec::new();

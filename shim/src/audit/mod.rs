@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use key::Key;
 pub use line::{Event, Line, MAX_LINE};
-pub use log::{Head, Log};
+pub use log::{Head, Log, closed_files};
 pub use settings::{Failure, Fsync, Settings};
 pub use verify::{Finding, Report, Verifier};
 

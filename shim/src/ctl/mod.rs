@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod profile;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
@@ -20,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prove and read the audit log
+    Audit(audit::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
 }
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
+        Command::Audit(args) => audit::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
