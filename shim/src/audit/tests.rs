@@ -50,7 +50,7 @@ impl Place {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let mut files = log::closed_files(&self.settings.path).unwrap();
+        let mut files = closed_files(&self.settings.path).unwrap();
         files.push(self.settings.path.clone());
         files
     }
