@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod audit;
+mod config;
 mod profile;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Prove and read the audit log
     Audit(audit::Args),
+    /// Print and check the node's configuration
+    Config(config::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
 }
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
         Command::Audit(args) => audit::run(args, &mut out),
+        Command::Config(args) => config::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {

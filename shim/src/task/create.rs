@@ -250,10 +250,10 @@ enum Rejection {
 
 /// The policy's verdict on `spec` under the node's configuration as it is now; see [`facts::gather`].
 fn judge(spec: Spec, leads_pod: bool) -> Result<Hardened, Rejection> {
-    let settings = config::load(Path::new(config::PATH))
+    let config = config::load(Path::new(config::DIRECTORY))
         .map_err(|error| Rejection::Config(TaskError::failed("load the node's configuration", &error)))?;
     let facts = facts::gather(&spec, leads_pod);
-    let admitted = policy::admit(spec, &facts, &settings).map_err(Rejection::Denied)?;
+    let admitted = policy::admit(spec, &facts, &config.policy).map_err(Rejection::Denied)?;
     Ok(admitted.harden())
 }
 
