@@ -1,4 +1,4 @@
-//! Each line of the floor attacked from inside a container, through its own process and through exec.
+//! Each line of the floor but its system calls attacked from inside a container, through its own process and exec.
 //! These hold for Curb alone: runc has no floor.
 
 #![allow(clippy::unwrap_used)]
@@ -12,9 +12,6 @@ use curb_tests::task::process;
 use curb_tests::{Node, Result, cgroup};
 use serde_json::{Value, json};
 
-const EPERM: i64 = 1;
-const ENOSYS: i64 = 38;
-
 /// What a test changes about a container.
 type Change = for<'p, 'n> fn(ContainerBuilder<'p, 'n>) -> ContainerBuilder<'p, 'n>;
 
@@ -26,10 +23,8 @@ async fn both_ways<const N: usize>(
 ) -> Result<[(&'static str, Value); 2]> {
     let first = change(pod.container("create").image("probe").command(args)).start().await?;
     let status = first.wait_exit().await?;
-    let log = pod.log("create");
-    // `TIME stdout F TEXT`, or P for a part of a long line.
-    let said: String = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let through_create = serde_json::from_str(&said).map_err(|error| format!("{error}, {status:?}: {log}"))?;
+    let said = pod.stdout("create");
+    let through_create = serde_json::from_str(&said).map_err(|error| format!("{error}, {status:?}: {said}"))?;
     first.remove().await?;
     std::fs::remove_file(pod.log_path("create"))?;
 
@@ -39,70 +34,6 @@ async fn both_ways<const N: usize>(
     second.stop(0).await?;
     second.remove().await?;
     Ok([("create", through_create), ("exec", through_exec)])
-}
-
-#[tokio::test]
-async fn the_44_system_calls_end_in_eperm_even_unconfined() -> Result<()> {
-    let node = Node::start().await?;
-    let pod = node.pod("syscalls").run().await?;
-    // A pod's own profile is loaded after the floor, and the last filter's errno is the one that shows:
-    // containerd's answers ENOSYS for numbers it does not know.
-    let profiles: [(Change, &[i64]); 2] =
-        [(|it| it.seccomp_unconfined(), &[EPERM]), (|it| it.seccomp_default(), &[EPERM, ENOSYS])];
-    for (change, denials) in profiles {
-        for (way, tried) in both_ways(&pod, ["/probe", "syscalls"], change).await? {
-            let tried = tried.as_object().unwrap();
-            let let_through: Vec<_> =
-                tried.iter().filter(|(_, errno)| !denials.contains(&errno.as_i64().unwrap())).collect();
-            assert!(tried.len() == 44 && let_through.is_empty(), "through {way}: {let_through:?}");
-        }
-    }
-    pod.remove().await?;
-    node.expect_nothing_left().await
-}
-
-#[tokio::test]
-async fn the_rules_on_arguments_hold() -> Result<()> {
-    let node = Node::start().await?;
-    let pod = node.pod("rules").run().await?;
-    let (eafnosupport, eprotonosupport) = (97, 93);
-    let expected = [
-        ("clone-newuser", EPERM),
-        ("clone-newns", EPERM),
-        ("clone3", ENOSYS),
-        ("socket-unix", 0),
-        ("socket-tcp", 0),
-        ("socket-route", 0),
-        ("socket-netlink-audit", eprotonosupport),
-        ("socket-packet", eafnosupport),
-        ("socket-alg", eafnosupport),
-        ("socket-vsock", eafnosupport),
-        ("ioctl-tiocsti", EPERM),
-        ("ioctl-tiocsti-high-bits", EPERM),
-        ("personality-no-randomize", EPERM),
-        ("prctl-set-mm", EPERM),
-        ("beyond-the-ceiling", ENOSYS),
-    ];
-    for (way, tried) in both_ways(&pod, ["/probe", "rules"], |it| it.seccomp_unconfined()).await? {
-        for (name, errno) in expected {
-            assert_eq!(tried[name].as_i64(), Some(errno), "{name} through {way}");
-        }
-    }
-    pod.remove().await?;
-    node.expect_nothing_left().await
-}
-
-#[cfg(target_arch = "x86_64")]
-#[tokio::test]
-async fn a_foreign_abi_kills_the_process() -> Result<()> {
-    let node = Node::start().await?;
-    let pod = node.pod("abi").run().await?;
-    let container = pod.container("main").image("probe").command(["/probe", "foreign-abi"]).start().await?;
-    assert_eq!(container.wait_exit().await?.exit_code, 128 + 31, "SIGSYS");
-    let container = pod.container("other").image("probe").command(["/probe", "sleep"]).start().await?;
-    assert_eq!(container.exec(["/probe", "foreign-abi"]).await?.code, 128 + 31, "SIGSYS");
-    pod.remove().await?;
-    node.expect_nothing_left().await
 }
 
 #[tokio::test]

@@ -13,10 +13,15 @@
 //!   the profile can tell a missing call from a forbidden one.
 //!
 //! It is stricter where that is safer:
-//! - rules of different actions for one call: the most restrictive that matches wins, not the first or the shortest;
-//! - other ABIs (i386, AArch32) end the process even if the profile lists them, x32 numbers answer ENOSYS: the floor says
-//!   the same, and the names of a profile have other numbers there;
+//! - rules of different actions for one call: the most restrictive that matches wins, not the first or the shortest. Of a
+//!   rule whose conditions contain another's, libseccomp forgets the shorter one; here each that matches counts;
+//! - other ABIs (i386, AArch32) end the process even if the profile lists them, and x32 numbers, those of a negative sign
+//!   among them, answer ENOSYS: the floor says the same, and the names of a profile have other numbers there;
 //! - a name no table knows is an error where leaving it out would let a call run that was to be denied.
+//!
+//! And it has names runc's libseccomp may be too old for, which runc drops without a word. `tests/kernel` holds all of this
+//! against libseccomp's own programs; libseccomp before 2.6.1 can merge comparisons of one argument into a weaker filter
+//! than was asked for (GHSA-4q85-33p6-j5g6), which this compiler does not.
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 use thiserror::Error;
@@ -25,8 +30,13 @@ use crate::arch::Arch;
 use crate::bpf::{Program, ProgramError};
 use crate::floor::digest;
 
+pub use read::{MAX_TEXT, fault, read_profile};
+pub use stored::{ProfileKey, StoredError};
+
 mod emit;
+mod read;
 mod resolve;
+mod stored;
 
 /// The most entries `syscalls` may have. Docker's default has about 30.
 pub const MAX_RULES: usize = 4096;
@@ -68,23 +78,41 @@ impl FilterFlags {
     }
 }
 
-/// Why a profile was not compiled. Nothing may start without it.
+/// Why a profile was not read or compiled. Nothing may start without it. Fields are named as in a runtime spec, whose
+/// `linux.seccomp` is the whole of a Localhost profile's file.
 #[derive(Debug, Error)]
 pub enum ProfileError {
+    /// The text is longer than [`MAX_TEXT`].
+    #[error("linux.seccomp: {length} bytes, at most {MAX_TEXT} are possible")]
+    TooLarge {
+        /// How long it is.
+        length: usize,
+    },
+    /// The text is not JSON.
+    #[error("linux.seccomp: it is not a JSON document")]
+    Json(#[source] serde_json::Error),
+    /// A field is of the wrong kind, or holds a word nobody knows.
+    #[error("linux.seccomp{field}: {reason}")]
+    Malformed {
+        /// Which, with a leading dot; empty for the profile itself.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A user-space notification was asked for.
-    #[error("seccomp profile: {place}: SCMP_ACT_NOTIFY needs a listener, which is not supported")]
+    #[error("linux.seccomp.{place}: SCMP_ACT_NOTIFY needs a listener, which is not supported")]
     Notify {
         /// Where.
         place: String,
     },
     /// A listener was named.
-    #[error("seccomp profile: {field}: notification listeners are not supported")]
+    #[error("linux.seccomp.{field}: notification listeners are not supported")]
     Listener {
         /// The field that names it.
         field: &'static str,
     },
     /// The profile is for other machines.
-    #[error("seccomp profile: architectures: {wanted} is not among {listed}")]
+    #[error("linux.seccomp.architectures: {wanted} is not among {listed}")]
     Architecture {
         /// This machine.
         wanted: &'static str,
@@ -92,7 +120,7 @@ pub enum ProfileError {
         listed: String,
     },
     /// An errno the kernel would change.
-    #[error("seccomp profile: {place}: errnoRet {value} is out of range, at most {limit} is possible")]
+    #[error("linux.seccomp.{place}: {value} is out of range, at most {limit} is possible")]
     Errno {
         /// Where.
         place: String,
@@ -102,7 +130,7 @@ pub enum ProfileError {
         limit: u32,
     },
     /// An errno for an action that has none.
-    #[error("seccomp profile: {place}: errnoRet is set but {action} returns none")]
+    #[error("linux.seccomp.{place}: {action} returns none")]
     ErrnoUnused {
         /// Where.
         place: String,
@@ -110,7 +138,7 @@ pub enum ProfileError {
         action: String,
     },
     /// A system call has six arguments.
-    #[error("seccomp profile: {place}: args: index {index} is out of range, 5 is the last")]
+    #[error("linux.seccomp.{place}: {index} is out of range, 5 is the last")]
     ArgumentIndex {
         /// Where.
         place: String,
@@ -118,13 +146,13 @@ pub enum ProfileError {
         index: usize,
     },
     /// A rule without a name, or with an empty one.
-    #[error("seccomp profile: {place}: names: a system call name is missing")]
+    #[error("linux.seccomp.{place}: a system call name is missing")]
     NoName {
         /// Where.
         place: String,
     },
     /// A name that cannot be left out.
-    #[error("seccomp profile: {place}: no system call is named {name:?}, and the default would let it run")]
+    #[error("linux.seccomp.{place}: no system call is named {name:?}, and the default would let it run")]
     UnknownName {
         /// Where.
         place: String,
@@ -132,7 +160,7 @@ pub enum ProfileError {
         name: String,
     },
     /// More than anyone writes.
-    #[error("seccomp profile: syscalls: {count} {what}, at most {limit} are possible")]
+    #[error("linux.seccomp.syscalls: {count} {what}, at most {limit} are possible")]
     TooMany {
         /// How many.
         count: usize,
@@ -142,7 +170,7 @@ pub enum ProfileError {
         limit: usize,
     },
     /// One call's argument rules fill a program.
-    #[error("seccomp profile: {place}: the argument rules for {name} are too long for a filter")]
+    #[error("linux.seccomp.{place}: the argument rules for {name} are too long for a filter")]
     CallTooLong {
         /// The last rule for that call.
         place: String,
@@ -150,13 +178,13 @@ pub enum ProfileError {
         name: String,
     },
     /// The kernel would not take it all.
-    #[error("seccomp profile: {instructions} instructions or more, too long for the kernel")]
+    #[error("linux.seccomp.syscalls: {instructions} instructions or more, too long for the kernel")]
     TooLong {
         /// How many.
         instructions: usize,
     },
     /// seccompiler refused a condition.
-    #[error("seccomp profile: {place}: args")]
+    #[error("linux.seccomp.{place}")]
     Condition {
         /// Where.
         place: String,
@@ -165,7 +193,7 @@ pub enum ProfileError {
         source: seccompiler::BackendError,
     },
     /// A fault in this crate.
-    #[error("seccomp profile: the compiled filter is not valid")]
+    #[error("linux.seccomp: the compiled filter is not valid")]
     Program(#[from] ProgramError),
 }
 

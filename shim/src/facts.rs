@@ -25,6 +25,9 @@ pub enum SpecError {
     /// Not an OCI runtime spec.
     #[error("the bundle's config.json is malformed")]
     Malformed(#[source] serde_json::Error),
+    /// Its seccomp profile, which a pod may bring along, is at fault.
+    #[error("the bundle's config.json is malformed")]
+    Profile(#[source] curb_seccomp_profiles::ProfileError),
 }
 
 /// Reads the spec containerd left in `bundle`. Called once per container: what is judged is what runs.
@@ -32,6 +35,15 @@ pub enum SpecError {
 /// # Errors
 /// [`SpecError`] if the file is missing, a link, oversized or not a spec.
 pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
+    let text = spec_text(bundle)?;
+    serde_json::from_slice(&text).map_err(|error| malformed(&text, error))
+}
+
+/// Reads that spec without understanding it.
+///
+/// # Errors
+/// [`SpecError`] if the file is missing, a link or oversized.
+pub fn spec_text(bundle: &Path) -> Result<Vec<u8>, SpecError> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
@@ -42,7 +54,17 @@ pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
     if text.len() as u64 > MAX_SPEC {
         return Err(SpecError::TooLarge);
     }
-    serde_json::from_slice(&text).map_err(SpecError::Malformed)
+    Ok(text)
+}
+
+/// Nobody but the pod's author can mend a profile, and a line of config.json tells nothing to somebody who has not got it.
+fn malformed(text: &[u8], error: serde_json::Error) -> SpecError {
+    let spec = serde_json::from_slice::<serde_json::Value>(text).ok();
+    let profile = spec.as_ref().and_then(|spec| spec.pointer("/linux/seccomp")).filter(|profile| !profile.is_null());
+    match profile.and_then(curb_seccomp_profiles::profile::fault) {
+        Some(fault) => SpecError::Profile(fault),
+        None => SpecError::Malformed(error),
+    }
 }
 
 /// Looks at what `spec` names on the node; `leads_pod` is whether it is the spec of the container the pod is named
@@ -120,6 +142,18 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(shared_with_node(own).unwrap(), Some(LinuxNamespaceType::Mount));
         assert!(shared_with_node(i32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_malformed_seccomp_profile_is_named_by_rule_and_field() {
+        let mut spec: Value = serde_json::from_str(FIXTURES[0]).unwrap();
+        let rule = |action: &str| serde_json::json!({"names": ["read"], "action": action});
+        let rules = [rule("SCMP_ACT_ALLOW"), rule("SCMP_ACT_PERMIT")];
+        spec["linux"]["seccomp"] = serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules});
+        let error = judged(spec.to_string().as_bytes()).unwrap_err();
+        let text = crate::error::chain(&error);
+        assert!(text.contains("config.json") && text.contains("linux.seccomp.syscalls[1].action: "), "{text}");
+        assert!(matches!(judged(b"{\"linux\": {\"seccomp\": null}, \"process\": 1}"), Err(SpecError::Malformed(_))));
     }
 
     const FIXTURES: [&str; 3] = [

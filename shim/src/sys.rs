@@ -341,3 +341,33 @@ pub fn release_free_memory() {
         libc::malloc_trim(0)
     };
 }
+
+/// The bytes of the longest filter the kernel takes: `BPF_MAXINSNS` instructions.
+#[cfg(feature = "ctl")]
+pub type FilterBuffer = [u8; curb_seccomp_profiles::bpf::MAX_INSTRUCTIONS * 8];
+
+/// Copies seccomp filter `index` of thread `tid`, which this thread traces and which is stopped, into `buffer`; how many
+/// bytes it takes. Filter 0 was installed first (ptrace(2)).
+///
+/// # Errors
+/// ENOENT beyond the last filter, EINVAL for a thread without filters or a kernel without `CONFIG_CHECKPOINT_RESTORE`,
+/// EACCES without CAP_SYS_ADMIN or under a filter of our own.
+#[cfg(feature = "ctl")]
+pub fn ptrace_seccomp_filter(tid: i32, index: usize, buffer: &mut FilterBuffer) -> io::Result<usize> {
+    const PTRACE_SECCOMP_GET_FILTER: c_long = 0x420c;
+    let tid = c_long::from(tid);
+    // SAFETY: the kernel writes one filter, at most BPF_MAXINSNS instructions of eight bytes, and `buffer` is that long
+    // and borrowed for the whole call.
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, PTRACE_SECCOMP_GET_FILTER, tid, index, buffer.as_mut_ptr()) };
+    Ok(check(result)? as usize * 8)
+}
+
+/// Lets thread `tid` go on untraced, with `signal` delivered unless it is 0. Any signal can be in a thread's way when it
+/// stops, and nix does not know the real-time ones.
+#[cfg(feature = "ctl")]
+pub fn ptrace_detach(tid: i32, signal: i32) -> io::Result<()> {
+    let (tid, signal) = (c_long::from(tid), c_long::from(signal));
+    // SAFETY: PTRACE_DETACH takes numbers and touches no memory of this process.
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, c_long::from(libc::PTRACE_DETACH as i32), tid, 0, signal) };
+    check(result).map(drop)
+}

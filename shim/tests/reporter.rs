@@ -282,6 +282,9 @@ async fn the_node_counts_its_containers_and_names_its_kernel() {
     assert_eq!(node.containers_by_verdict["amend"], 2);
     assert_eq!((node.unreadable_records, node.containers_in_audit_mode), (1, 1));
     assert_eq!(node.floor_filters, ["sha256:floor"]);
+    let arch = curb_seccomp_profiles::Arch::native().unwrap();
+    let digest = curb_seccomp_profiles::floor_digest(arch);
+    assert_eq!(node.built_in_floor_filter, format!("sha256:{digest}"));
 }
 
 #[tokio::test]

@@ -161,6 +161,18 @@ impl<'n> Pod<'n> {
         std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
+    /// What a container of this pod wrote to standard output, without the newlines.
+    pub fn stdout(&self, name: &str) -> String {
+        // `TIME stdout F TEXT`, or P for a part of a long line.
+        let fields = |line| <[&str; 4]>::try_from(str::splitn(line, 4, ' ').collect::<Vec<_>>()).ok();
+        self.log(name)
+            .lines()
+            .filter_map(fields)
+            .filter(|fields| fields[1] == "stdout")
+            .map(|fields| fields[3].to_owned())
+            .collect()
+    }
+
     /// The pod's address.
     pub async fn ip(&self) -> Result<String> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: false };
@@ -200,8 +212,8 @@ impl<'p, 'n> ContainerBuilder<'p, 'n> {
     }
 
     /// The command, which replaces the image's entry point.
-    pub fn command<const N: usize>(mut self, words: [&str; N]) -> Self {
-        self.config.command = words.map(str::to_owned).to_vec();
+    pub fn command<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
+        self.config.command = words.into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -260,6 +272,13 @@ impl<'p, 'n> ContainerBuilder<'p, 'n> {
     /// The runtime's default seccomp profile, which is containerd's.
     pub fn seccomp_default(mut self) -> Self {
         self.security().seccomp = Some(SecurityProfile::default());
+        self
+    }
+
+    /// The seccomp profile in a file of the node.
+    pub fn seccomp_file(mut self, path: &str) -> Self {
+        let (profile_type, localhost_ref) = (ProfileType::Localhost.into(), path.to_owned());
+        self.security().seccomp = Some(SecurityProfile { profile_type, localhost_ref });
         self
     }
 
@@ -361,9 +380,14 @@ impl Container<'_> {
         Ok(answer.into_inner().status.ok_or("no status")?)
     }
 
-    /// Polls, as a kubelet does, until the container has exited; its last status.
+    /// [`Self::wait_exit_within`] what most tests allow.
     pub async fn wait_exit(&self) -> Result<ContainerStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_exit_within(PATIENCE).await
+    }
+
+    /// Polls, as a kubelet does, until the container has exited; its last status.
+    pub async fn wait_exit_within(&self, patience: Duration) -> Result<ContainerStatus> {
+        let deadline = Instant::now() + patience;
         loop {
             let status = self.status().await?;
             if status.state() == ContainerState::ContainerExited {
@@ -377,8 +401,8 @@ impl Container<'_> {
     }
 
     /// ExecSync with a limit of 20 seconds.
-    pub async fn exec<const N: usize>(&self, words: [&str; N]) -> Result<Output> {
-        let cmd = words.map(str::to_owned).to_vec();
+    pub async fn exec<'w>(&self, words: impl IntoIterator<Item = &'w str>) -> Result<Output> {
+        let cmd = words.into_iter().map(str::to_owned).collect();
         let request = ExecSyncRequest { container_id: self.id.clone(), cmd, timeout: 20 };
         let answer = self.node.cri().await?.exec_sync(request).await.map_err(message)?.into_inner();
         Ok(Output {

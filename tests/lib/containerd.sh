@@ -21,30 +21,16 @@ fetch_containerd() {
 unpack_containerd() {
     local version=$1 suite=$2 version_name=$3 out=$4 apt
     apt=$(mktemp -d)
-    # apt drops to the user _apt for downloads.
-    chmod 0755 "$apt"
     # shellcheck disable=SC2064
     trap "rm -rf '$apt'" EXIT
-    mkdir -p "$apt"/{lists,cache}/partial "$apt"/cache/archives/partial "$apt/deb"
-    local uri keyring
-    read -r uri keyring < <(debian_archive)
-    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite" >"$apt/sources.list"
-    : >"$apt/status"
-    # Private lists, cache and status: nothing of the machine's own package state is read or written.
-    local private=(
-        -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
-        -o "Dir::State::Lists=$apt/lists" -o "Dir::State::Status=$apt/status"
-        -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none
-        -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false
-    )
-    quietly apt-get "${private[@]}" -q update
+    private_apt "$suite" "$apt"
+    mkdir "$apt/deb"
     local have full
-    have=$(apt-cache "${private[@]}" madison containerd | awk -F' *[|] *' '{print $2}')
+    have=$(apt-cache "${private_apt[@]}" madison containerd | awk -F' *[|] *' '{print $2}')
     full=$(grep -E "^${version//./\\.}([~+-]|$)" <<<"$have" | head -n 1 || true)
     [[ -n $full ]] || die "Debian $suite has no containerd $version any more" "it has: ${have//$'\n'/ }" \
         "to try that one: $version_name=$(sed 's/[~+-].*//' <<<"${have%%$'\n'*}") $0"
-    (cd "$apt/deb" && quietly apt-get "${private[@]}" -q download "containerd=$full")
+    (cd "$apt/deb" && quietly apt-get "${private_apt[@]}" -q download "containerd=$full")
     dpkg -x "$apt"/deb/containerd_*.deb "$out"
     "$out/usr/bin/containerd" --version >/dev/null || die "containerd $full does not run on this machine"
     note "containerd $full, signature checked by apt"

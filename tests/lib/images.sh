@@ -40,8 +40,10 @@ descriptor() { printf '{"mediaType":"%s","digest":"%s","size":%s}' "$1" "${2% *}
 
 # A program of tests/bin that needs nothing but the kernel.
 static_program() {
+    local source=$CURB_ROOT/tests/bin/$1.rs
+    [[ -e $source ]] || source=$CURB_ROOT/tests/bin/$1/main.rs
     rustc --edition 2024 --crate-name "$1" -C opt-level=s -C panic=abort -C strip=symbols \
-        -C target-feature=+crt-static -o "$2" "$CURB_ROOT/tests/bin/$1.rs"
+        -C target-feature=+crt-static -o "$2" "$source"
 }
 
 # What every root has: a user, a group, and places to mount on.
@@ -79,6 +81,10 @@ busybox_root() {
 probe_root() {
     busybox_root "$1"
     static_program probe "$1/probe"
+    cp "$1/probe" "$1/probe-setuid"
+    chmod 4755 "$1/probe-setuid"
+    printf 'no program\n' >"$1/not-a-program"
+    chmod 0755 "$1/not-a-program"
 }
 
 # A Python of the machine's own distribution, unpacked without running a package script: no shell,
@@ -142,7 +148,7 @@ build_test_images() {
     local bin=$CURB_ROOT/tests/bin path='"Env":["PATH=/usr/bin:/bin"]'
     build_image pause "{\"Entrypoint\":[\"/pause\"]}" "$bin/pause.rs"
     build_image busybox "{$path,\"Cmd\":[\"sh\"]}" /bin/busybox
-    build_image probe "{$path,\"User\":\"1000\",\"Entrypoint\":[\"/probe\"]}" "$bin/probe.rs" /bin/busybox
+    build_image probe "{$path,\"User\":\"1000\",\"Entrypoint\":[\"/probe\"]}" "$bin"/probe/*.rs /bin/busybox
 }
 
 build_agent_image() {

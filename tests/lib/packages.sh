@@ -8,6 +8,7 @@ CURB_NEEDS=(
     "/bin/busybox busybox-static"
     "/usr/lib/cni/bridge containernetworking-plugins"
     "runc runc"
+    "/usr/share/doc/libseccomp2 libseccomp2"
     "mmdebstrap mmdebstrap"
     "ip iproute2"
     "unshare util-linux"
@@ -61,4 +62,25 @@ debian_keyring() {
     local ring=/usr/share/keyrings/debian-archive-keyring.gpg
     [[ -e $ring ]] || DEBIAN_FRONTEND=noninteractive quietly apt-get -q install -y --no-install-recommends debian-archive-keyring
     printf '%s\n' "$ring"
+}
+
+# `private_apt SUITE DIR`: gives DIR the package lists of a Debian suite, and sets the array of the same name to the options
+# with which apt uses them: nothing of the machine's own package state is read or written.
+private_apt() {
+    local uri keyring
+    read -r uri keyring < <(debian_archive)
+    mkdir -p "$2"/{lists,cache}/partial "$2"/cache/archives/partial
+    # apt drops to the user _apt for downloads.
+    chmod 0755 "$2"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$1" >"$2/sources.list"
+    : >"$2/status"
+    private_apt=(
+        -o "Dir::Etc::SourceList=$2/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
+        -o "Dir::State::Lists=$2/lists" -o "Dir::State::Status=$2/status"
+        -o "Dir::Cache=$2/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none
+        -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+    )
+    quietly apt-get "${private_apt[@]}" -q update
 }

@@ -97,6 +97,7 @@ pub struct Whole {
 #[serde(rename_all = "camelCase")]
 struct Profile {
     default_action: String,
+    architectures: Vec<String>,
     syscalls: Vec<Entry>,
 }
 
@@ -108,7 +109,7 @@ struct Entry {
     errno_ret: Option<u32>,
     comment: String,
     #[serde(default)]
-    args: Vec<serde::de::IgnoredAny>,
+    args: Vec<serde_json::Value>,
 }
 
 /// How many calls the floor denies whatever their arguments.
@@ -130,61 +131,122 @@ const RULES: [(&str, &str); 12] = [
     ("prctl-set-mm", "prctl"),
 ];
 
+/// Rules that hold for every call.
+const WHOLE: [(&str, &str); 2] = [("foreign-abi", "KILL_PROCESS"), ("ceiling", "ENOSYS")];
+
+/// The errnos the emitter returns, by name (`asm-generic/errno.h`).
+const ERRNOS: [(&str, u32); 6] = [
+    ("EPERM", 1),
+    ("ENOENT", 2),
+    ("ENOSYS", 38),
+    ("EPROTONOSUPPORT", 93),
+    ("ESOCKTNOSUPPORT", 94),
+    ("EAFNOSUPPORT", 97),
+];
+
 /// Reads both files and holds them against each other: the names denied are the same 44, every number is the table's, every
 /// rule has its reason, and no rule is left over. `number` is the system call table.
 pub fn read(profile: &str, reasons: &str, number: impl Fn(Arch, &str) -> Option<u32>) -> Result<Reasons, String> {
     let profile: Profile = serde_json::from_str(profile).map_err(|e| format!("agent-floor.json: {e}"))?;
     let reasons: Reasons = serde_json::from_str(reasons).map_err(|e| format!("agent-floor.reasons.json: {e}"))?;
+    check_profile(&profile, &reasons)?;
+    check_reasons(&reasons, number)?;
+    Ok(reasons)
+}
 
-    if profile.default_action != "SCMP_ACT_ALLOW" {
-        return Err("the default action is not SCMP_ACT_ALLOW".to_owned());
+/// Every entry of the profile is explained, and everything explained is in the profile.
+fn check_profile(profile: &Profile, reasons: &Reasons) -> Result<(), String> {
+    if profile.default_action != "SCMP_ACT_ALLOW" || profile.architectures != Arch::ALL.map(Arch::oci_name) {
+        return Err("the default action is not SCMP_ACT_ALLOW, or an architecture is missing".to_owned());
     }
-    let mut outright = BTreeSet::new();
-    for entry in &profile.syscalls {
+    let mut outright = BTreeMap::new();
+    let mut used = BTreeSet::new();
+    for (index, entry) in profile.syscalls.iter().enumerate() {
         let what = entry.names.join(" ");
         if entry.action != "SCMP_ACT_ERRNO" || entry.errno_ret.is_none_or(|e| e == 0) || entry.comment.is_empty() {
             return Err(format!("the entry for {what} has no errno or no comment"));
         }
-        if !entry.args.is_empty() || entry.names == ["clone3"] {
-            let rule = entry.comment.split(':').next().unwrap_or_default();
-            if !entry.names.iter().all(|name| RULES.contains(&(rule, name.as_str()))) {
-                return Err(format!("the entry for {what} names no known rule: {rule}"));
+        let same = |other: &Entry| (&other.names, &other.args) == (&entry.names, &entry.args);
+        if profile.syscalls[..index].iter().any(same) {
+            return Err(format!("the entry for {what} has no effect: it is there twice"));
+        }
+        let head = entry.comment.split(':').next().unwrap_or_default();
+        if entry.args.is_empty() && entry.names != ["clone3"] {
+            for name in &entry.names {
+                if entry.errno_ret != Some(1) || outright.insert(name.as_str(), head).is_some() {
+                    return Err(format!("{name} is denied twice, or not by EPERM"));
+                }
             }
             continue;
         }
         for name in &entry.names {
-            if entry.errno_ret != Some(1) || !outright.insert(name.as_str()) {
-                return Err(format!("{name} is denied twice, or not by EPERM"));
+            let rule = reasons.arguments.iter().find(|rule| rule.rule == head && rule.syscall == *name);
+            let rule = rule.ok_or_else(|| format!("the entry for {what} names no known rule: {head}"))?;
+            if !ERRNOS.contains(&(rule.errno.as_str(), entry.errno_ret.unwrap_or(0))) {
+                return Err(format!("the entry for {what} has another errno than {head} has"));
             }
+            used.insert(head);
         }
     }
+    if let Some(unused) = reasons.arguments.iter().find(|rule| !used.contains(rule.rule.as_str())) {
+        return Err(format!("no entry is of the rule {}", unused.rule));
+    }
+    if let Some(entry) = profile
+        .syscalls
+        .iter()
+        .find(|entry| !entry.args.is_empty() && entry.names.iter().any(|name| outright.contains_key(name.as_str())))
+    {
+        return Err(format!("the entry for {} has no effect: the call is denied outright", entry.names.join(" ")));
+    }
 
-    let explained: BTreeSet<&str> = reasons.denied.iter().map(|d| d.syscall.as_str()).collect();
+    let explained: BTreeMap<&str, &str> =
+        reasons.denied.iter().map(|d| (d.syscall.as_str(), d.group.as_str())).collect();
     if outright != explained || outright.len() != DENIED || reasons.denied.len() != DENIED {
+        let differ: Vec<_> = outright.iter().filter(|(name, group)| explained.get(*name) != Some(group)).collect();
         return Err(format!(
-            "{} calls are denied and {} explained, {DENIED} of each are expected; they differ in {:?}",
+            "{} calls are denied and {} explained, {DENIED} of each are expected; unexplained, or of another group: {differ:?}",
             outright.len(),
             reasons.denied.len(),
-            outright.symmetric_difference(&explained)
         ));
     }
-    let written: Vec<(&str, &str)> = reasons.arguments.iter().map(|a| (a.rule.as_str(), a.syscall.as_str())).collect();
-    if written != RULES {
-        return Err("the argument rules explained are not the ones compiled".to_owned());
-    }
+    Ok(())
+}
 
-    let denied = reasons.denied.iter().map(|d| (&d.syscall, d.x86_64, d.aarch64, &d.reason, &d.stops));
-    let arguments = reasons.arguments.iter().map(|a| (&a.syscall, a.x86_64, a.aarch64, &a.reason, &a.stops));
-    for (name, x86_64, aarch64, reason, stops) in denied.chain(arguments) {
+/// Every rule the emitter holds code for has its reason, and the numbers are those of the tables.
+fn check_reasons(reasons: &Reasons, number: impl Fn(Arch, &str) -> Option<u32>) -> Result<(), String> {
+    let written: Vec<(&str, &str)> = reasons.arguments.iter().map(|a| (a.rule.as_str(), a.syscall.as_str())).collect();
+    let whole: Vec<(&str, &str)> = reasons.whole.iter().map(|w| (w.rule.as_str(), w.answer.as_str())).collect();
+    if written != RULES || whole != WHOLE {
+        return Err("the rules explained are not the ones compiled".to_owned());
+    }
+    let denied = reasons.denied.iter().map(|d| (&d.syscall, [&d.reason, &d.stops, &d.reviewed]));
+    let arguments = reasons.arguments.iter().map(|a| (&a.rule, [&a.reason, &a.stops, &a.reviewed]));
+    let whole = reasons.whole.iter().map(|w| (&w.rule, [&w.reason, &w.stops, &w.reviewed]));
+    for (name, texts) in denied.chain(arguments).chain(whole) {
+        if texts.iter().any(|text| text.is_empty()) {
+            return Err(format!("{name} has no reason, stops nothing, or was reviewed against no kernel"));
+        }
+    }
+    let denied = reasons.denied.iter().map(|d| (&d.syscall, d.x86_64, d.aarch64));
+    let arguments = reasons.arguments.iter().map(|a| (&a.syscall, a.x86_64, a.aarch64));
+    for (name, x86_64, aarch64) in denied.chain(arguments) {
         if number(Arch::X86_64, name) != Some(x86_64) || number(Arch::Aarch64, name) != Some(aarch64) {
             return Err(format!("{name} has other numbers in the system call tables, or none"));
         }
-        if reason.is_empty() || stops.is_empty() || x86_64.max(aarch64) > reasons.ceiling {
-            return Err(format!("{name} has no reason, or lies above the ceiling"));
+        if x86_64.max(aarch64) > reasons.ceiling {
+            return Err(format!("{name} lies above the ceiling"));
         }
     }
-    if let Some(d) = reasons.denied.iter().find(|d| !reasons.groups.contains_key(&d.group) || d.errno != "EPERM") {
-        return Err(format!("{} has an unknown group or an errno other than EPERM", d.syscall));
+    if let Some(d) = reasons.denied.iter().find(|d| d.errno != "EPERM") {
+        return Err(format!("{} has an errno other than EPERM", d.syscall));
     }
-    Ok(reasons)
+    let unused = reasons.groups.iter().find(|(group, _)| reasons.denied.iter().all(|d| d.group != **group));
+    let unknown = reasons.denied.iter().find(|d| !reasons.groups.contains_key(&d.group));
+    if unused.is_some() || unknown.is_some() {
+        return Err(format!("a group is unused or unknown: {unused:?} {:?}", unknown.map(|d| &d.group)));
+    }
+    match reasons.arguments.iter().find(|a| !["complete", "partial"].contains(&a.oci.as_str()) || a.when.is_empty()) {
+        Some(rule) => Err(format!("{} does not say when it denies, or how much of it OCI JSON holds", rule.rule)),
+        None => Ok(()),
+    }
 }

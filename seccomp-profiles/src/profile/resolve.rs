@@ -63,24 +63,29 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
     if entries.len() > MAX_RULES {
         return Err(ProfileError::TooMany { count: entries.len(), what: "rules", limit: MAX_RULES });
     }
-    let default = value(profile.default_action(), profile.default_errno_ret(), || "defaultErrnoRet".to_owned())?;
+    let default = value(profile.default_action(), profile.default_errno_ret(), |errno| {
+        if errno { "defaultErrnoRet" } else { "defaultAction" }.to_owned()
+    })?;
 
     let mut warnings = Vec::new();
     let mut calls: BTreeMap<u32, Collected> = BTreeMap::new();
     let mut matches = 0;
     for (index, entry) in entries.iter().enumerate() {
-        let at = || place(index, entry);
-        let answer = value(entry.action(), entry.errno_ret(), at)?;
-        let rules = conditions(entry, at)?;
+        let at = place(index);
+        let answer = value(entry.action(), entry.errno_ret(), |errno| {
+            format!("{at}.{}", if errno { "errnoRet" } else { "action" })
+        })?;
+        let rules = conditions(entry, &at)?;
         // An entry of many names spells its argument rules out once for each.
         matches += entry.names().len() * rules.len();
         if matches > MAX_MATCHES {
             return Err(ProfileError::TooMany { count: matches, what: "matches", limit: MAX_MATCHES });
         }
         if entry.names().is_empty() {
-            return Err(ProfileError::NoName { place: at() });
+            return Err(ProfileError::NoName { place: format!("{at}.names") });
         }
-        for name in entry.names() {
+        for (position, name) in entry.names().iter().enumerate() {
+            let at = || format!("{at}.names[{position}]");
             if let Some(number) = syscalls::number(arch, name) {
                 let call = calls.entry(number).or_default();
                 call.entry = index;
@@ -91,7 +96,7 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
                 if runs(default) && ret::rank(answer) < ret::rank(default) {
                     return Err(ProfileError::UnknownName { place: at(), name: name.clone() });
                 }
-                warnings.push(format!("{}: no system call is named {name:?}: left out", at()));
+                warnings.push(format!("linux.seccomp.{}: no system call is named {name:?}: left out", at()));
             }
         }
     }
@@ -100,11 +105,12 @@ pub(super) fn resolve(profile: &LinuxSeccomp, arch: Arch) -> Result<Resolved, Pr
     let beyond = if runs(default) { default } else { ret::ERRNO | ENOSYS };
     let mut decided = BTreeMap::new();
     for (number, collected) in calls {
-        let place = entries.get(collected.entry).map(|e| place(collected.entry, e)).unwrap_or_default();
+        let place = place(collected.entry);
         if collected.matches.iter().any(|(_, answer)| collected.matches[0].1 != *answer) {
             let name = syscalls::name(arch, number).unwrap_or("a call");
-            warnings
-                .push(format!("{place}: {name} has rules of several actions: the most restrictive that matches wins"));
+            warnings.push(format!(
+                "linux.seccomp.{place}: {name} has rules of several actions: the most restrictive that matches wins"
+            ));
         }
         decided.insert(number, decide(collected, default, place));
     }
@@ -146,15 +152,12 @@ fn runs(answer: u32) -> bool {
     ret::rank(answer) >= ret::rank(ret::TRACE)
 }
 
-fn place(index: usize, entry: &LinuxSyscall) -> String {
-    match entry.names().first() {
-        Some(name) => format!("rule {} ({name})", index + 1),
-        None => format!("rule {}", index + 1),
-    }
+fn place(index: usize) -> String {
+    format!("syscalls[{index}]")
 }
 
-/// The value a filter returns for an action.
-fn value(action: Action, errno: Option<u32>, place: impl Fn() -> String) -> Result<u32, ProfileError> {
+/// The value a filter returns for an action. `place` names the field of the action, or of its errno.
+fn value(action: Action, errno: Option<u32>, place: impl Fn(bool) -> String) -> Result<u32, ProfileError> {
     let (base, limit) = match action {
         Action::ScmpActErrno => (ret::ERRNO, Some(MAX_ERRNO)),
         Action::ScmpActTrace => (ret::TRACE, Some(0xffff)),
@@ -163,28 +166,29 @@ fn value(action: Action, errno: Option<u32>, place: impl Fn() -> String) -> Resu
         Action::ScmpActTrap => (ret::TRAP, None),
         Action::ScmpActLog => (ret::LOG, None),
         Action::ScmpActAllow => (ret::ALLOW, None),
-        Action::ScmpActNotify => return Err(ProfileError::Notify { place: place() }),
+        Action::ScmpActNotify => return Err(ProfileError::Notify { place: place(false) }),
     };
     match (limit, errno) {
-        (Some(limit), Some(value)) if value > limit => Err(ProfileError::Errno { place: place(), value, limit }),
+        (Some(limit), Some(value)) if value > limit => Err(ProfileError::Errno { place: place(true), value, limit }),
         (Some(_), errno) => Ok(base | errno.unwrap_or(EPERM)),
         (None, None) => Ok(base),
-        (None, Some(_)) => Err(ProfileError::ErrnoUnused { place: place(), action: action.to_string() }),
+        (None, Some(_)) => Err(ProfileError::ErrnoUnused { place: place(true), action: action.to_string() }),
     }
 }
 
 /// The argument rules of an entry, of which one must match; `None` matches always.
-fn conditions(entry: &LinuxSyscall, place: impl Fn() -> String) -> Result<Vec<Option<SeccompRule>>, ProfileError> {
+fn conditions(entry: &LinuxSyscall, place: &str) -> Result<Vec<Option<SeccompRule>>, ProfileError> {
     let args = entry.args().as_deref().unwrap_or_default();
     let mut conditions = Vec::with_capacity(args.len());
     let mut seen = [false; 6];
     let mut repeated = false;
-    for arg in args {
+    for (position, arg) in args.iter().enumerate() {
+        let at = || format!("{place}.args[{position}]");
         let Some(seen) = seen.get_mut(arg.index()) else {
-            return Err(ProfileError::ArgumentIndex { place: place(), index: arg.index() });
+            return Err(ProfileError::ArgumentIndex { place: format!("{}.index", at()), index: arg.index() });
         };
         repeated |= std::mem::replace(seen, true);
-        conditions.push(condition(arg).map_err(|source| ProfileError::Condition { place: place(), source })?);
+        conditions.push(condition(arg).map_err(|source| ProfileError::Condition { place: at(), source })?);
     }
     // runc: as soon as one argument is named twice, each condition is a rule of its own.
     let groups: Vec<Vec<SeccompCondition>> = match (conditions.is_empty(), repeated) {
@@ -196,7 +200,7 @@ fn conditions(entry: &LinuxSyscall, place: impl Fn() -> String) -> Result<Vec<Op
         .into_iter()
         .map(|group| SeccompRule::new(group).map(Some))
         .collect::<Result<_, _>>()
-        .map_err(|source| ProfileError::Condition { place: place(), source })
+        .map_err(|source| ProfileError::Condition { place: format!("{place}.args"), source })
 }
 
 fn condition(arg: &LinuxSeccompArg) -> Result<SeccompCondition, seccompiler::BackendError> {

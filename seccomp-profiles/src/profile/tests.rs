@@ -11,7 +11,7 @@ use crate::syscalls;
 mod agreement;
 mod refusals;
 
-const RUNTIME_DEFAULT: &str = include_str!("../../tests/fixtures/containerd-2.1-default-x86_64.json");
+const RUNTIME_DEFAULT: &str = include_str!("../../runtime-default.json");
 const EPERM: u32 = ret::ERRNO | 1;
 const ENOSYS: u32 = ret::ERRNO | 38;
 

@@ -1,7 +1,7 @@
 //! `start`: find the pod's daemon or spawn it, and print where it listens.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -19,6 +19,7 @@ use super::params::{self, MAX_INPUT, Params};
 use super::{VerbError, peer};
 use crate::cgroup::Cgroup;
 use crate::error::chain;
+use crate::facts::{self, SpecError};
 
 /// Annotations that name the group a container's shim serves, the first present wins; the order is the runc shim's.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
@@ -63,16 +64,13 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
         #[serde(default)]
         annotations: Option<HashMap<String, String>>,
     }
-    let spec = match File::open(bundle.join("config.json")) {
-        Ok(spec) => spec,
+    let refused = |error: SpecError| VerbError::Refused(chain(&error));
+    let text = match facts::spec_text(bundle) {
         // A bundle made for the sandbox API has no spec.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
-        Err(error) => return Err(VerbError::Io { step: "open the bundle's config.json", source: error }),
+        Err(SpecError::Read(error)) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
+        text => text.map_err(refused)?,
     };
-    let mut text = Vec::new();
-    spec.take(crate::facts::MAX_SPEC).read_to_end(&mut text).map_err(VerbError::io("read the bundle's config.json"))?;
-    let spec: Annotated = serde_json::from_slice(&text)
-        .map_err(|error| VerbError::Refused(format!("the bundle's config.json is malformed: {error}")))?;
+    let spec: Annotated = serde_json::from_slice(&text).map_err(|error| refused(SpecError::Malformed(error)))?;
     let annotations = spec.annotations.unwrap_or_default();
     let mut groups = GROUP_ANNOTATIONS.iter().filter_map(|name| annotations.get(*name));
     let group = groups.next();

@@ -8,6 +8,18 @@ use super::{Cgroup, CgroupError, Version};
 const CONSOLE: (i64, i64) = (5, 1);
 
 impl Cgroup {
+    /// The kernel's list of what the container may open (`devices.list`); `None` on v2, which has no such file.
+    ///
+    /// # Errors
+    /// [`CgroupError`] naming the file.
+    pub fn device_list(&self) -> Result<Option<String>, CgroupError> {
+        if self.version == Version::V2 {
+            return Ok(None);
+        }
+        let text = self.open("devices")?.read("devices.list");
+        text.map(Some).map_err(|source| self.unread("devices", "devices.list", source))
+    }
+
     /// Takes the node's console away, which libcontainer gives to every container: an image may carry a node for it.
     /// A container's own `/dev/console` is a pseudo-terminal and keeps working. Nothing is done if `resources` ask for
     /// the console, nor on v2.

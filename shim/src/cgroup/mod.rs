@@ -29,6 +29,9 @@ pub use path::{CgroupsPath, PathError, expand_slice};
 use dir::{Dir, Step, is_gone};
 use mounts::Mount;
 
+#[cfg(feature = "ctl")]
+pub(crate) use mounts::unescape;
+
 /// Which cgroup interface decides about containers on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -220,7 +223,7 @@ impl Cgroup {
     }
 
     /// As [`Cgroup::pids`], over every hierarchy: a process that left one of them must still be found to be killed.
-    fn all_pids(&self) -> Result<Vec<i32>, CgroupError> {
+    pub fn all_pids(&self) -> Result<Vec<i32>, CgroupError> {
         let mut pids = Vec::new();
         let mut found = false;
         for mount in &self.mounts {

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod audit;
 mod config;
 mod profile;
+mod verify;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ enum Command {
     Config(config::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
+    /// Ask the kernel whether containers run under the floor
+    Verify(verify::Args),
 }
 
 /// How a command that could look ended.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::run(args, &mut out),
         Command::Config(args) => config::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
+        Command::Verify(args) => verify::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -27,7 +27,7 @@ const CONSOLE_SOCKET: &str = "console.sock";
 
 /// Carries out a create.
 pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Failure> {
-    let CreateRequest { common, rootfs, rootfs_mounts, hierarchies, spec } = request;
+    let CreateRequest { common, rootfs, rootfs_mounts, hierarchies, spec, siblings } = request;
     let dir = &common.dir;
     let Some(process) = spec.process().clone() else {
         return Err(Failure::because("read the spec", "it has no process"));
@@ -37,8 +37,8 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let linux = spec.linux().as_ref();
     let mount_label = linux.and_then(|linux| linux.mount_label().clone());
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
-    let filters = Filters::compile(profile, common.floor)?;
-    let (count, floor_digest, pod_digest) = (filters.count(), filters.floor_digest.clone(), filters.pod_digest.clone());
+    let filters = Filters::make(profile, common.floor, dir, &siblings)?;
+    let (count, told) = (filters.count(), filters.told.clone());
     let privileged_load = !process.no_new_privileges().unwrap_or(false) && !filters.pod.is_empty();
     let masks: Vec<String> = linux
         .into_iter()
@@ -106,7 +106,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
         propagation::apply(&normalised.propagation)?;
         propagation::seal(&sealed)?;
     }
-    Ok(Made { pid, pidfd, console, filters: count, floor_digest, pod_digest })
+    Ok(Made { pid, pidfd, console, filters: count, told })
 }
 
 /// Listens for the terminal libcontainer makes in the container. The path is taken relative to the directory: an id and

@@ -41,11 +41,10 @@ impl Go {
 
 /// Carries out an exec.
 pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), Failure> {
-    let ExecRequest { common, process, seccomp, labels, cgroup_procs } = request;
+    let ExecRequest { common, process, profile, labels, cgroup_procs } = request;
     let Luggage { errors, streams, init, proc } = luggage;
     let init = init.ok_or_else(|| Failure::because("read the request", "the pidfd of init is missing"))?;
     normalise::check_process(&process).step("read the process")?;
-    normalise::check_seccomp(seccomp.as_ref()).step("read the process")?;
     if process.scheduler().is_some() {
         return Err(Failure::because("read the process", "process.scheduler is not supported by this version of curb"));
     }
@@ -55,9 +54,9 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         false => Labels::of(&process).or(labels),
     };
     labels.check()?;
-    let filters = Filters::compile(seccomp.as_ref(), common.floor)?;
+    let filters = Filters::kept(profile.as_deref(), common.floor, &common.dir)?;
     labels.on_new_keys(&proc, || helper::join_keyring(&common.id))?;
-    let (count, floor_digest, pod_digest) = (filters.count(), filters.floor_digest.clone(), filters.pod_digest.clone());
+    let (count, told) = (filters.count(), filters.told.clone());
     let payload = Payload::new(&process, common.floor, filters, labels, proc.try_clone().step("keep /proc")?, errors)?;
 
     // Everything of the node's is opened before this process leaves it.
@@ -103,7 +102,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
                 set_oom_score(&proc, pid, score)?;
             }
             let console = console.map(|(console, _)| console);
-            Ok((Made { pid, pidfd, console, filters: count, floor_digest, pod_digest }, Go(go)))
+            Ok((Made { pid, pidfd, console, filters: count, told }, Go(go)))
         }
     }
 }

@@ -207,8 +207,13 @@ impl Payload {
             }
             self.capabilities.apply()?;
         }
+        Errno::clear();
         let Err(errno) = nix::unistd::execve(&path, &self.args, &env);
-        Err(format!("exec {}: {}", program.display(), go_errno(errno)))
+        let reason = match Errno::last_raw() {
+            0 => "the seccomp profile answers execve with success and does nothing".to_owned(),
+            _ => go_errno(errno),
+        };
+        Err(format!("exec {}: {reason}", program.display()))
     }
 
     /// Refuses a working directory outside the container (CVE-2024-21626): the kernel calls it unreachable.

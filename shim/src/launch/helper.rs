@@ -13,6 +13,7 @@ use nix::unistd::{Gid, Uid};
 use super::error::{Failure, Step};
 use super::protocol::{self, Common, Reply, Request};
 use super::{create, exec};
+use crate::record;
 
 /// The control channel, for the panic hook.
 static CHANNEL: OnceLock<OwnedFd> = OnceLock::new();
@@ -23,8 +24,7 @@ pub(super) struct Made {
     pub pidfd: OwnedFd,
     pub console: Option<OwnedFd>,
     pub filters: u32,
-    pub floor_digest: Option<String>,
-    pub pod_digest: Option<String>,
+    pub told: record::Filters,
 }
 
 /// What comes along with a request.
@@ -53,12 +53,7 @@ pub fn helper_main() -> ExitCode {
     }));
     let sent = match carry_out() {
         Ok((made, after)) => {
-            let reply = Reply::Launched {
-                pid: made.pid,
-                filters: made.filters,
-                floor_digest: made.floor_digest,
-                pod_digest: made.pod_digest,
-            };
+            let reply = Reply::Launched { pid: made.pid, filters: made.filters, told: made.told };
             let mut fds = vec![made.pidfd.as_fd()];
             fds.extend(made.console.as_ref().map(AsFd::as_fd));
             // Only once the daemon has the pidfd in its socket may the process go on.

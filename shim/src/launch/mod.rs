@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use oci_spec::runtime::{LinuxSeccomp, Spec};
+use oci_spec::runtime::Spec;
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 use tokio::net::UnixStream;
@@ -80,6 +80,8 @@ pub struct Create {
     pub spec: Spec,
     /// The container's directory in each cgroup v1 hierarchy, with the hierarchy's names.
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
+    /// The directories of the pod's other containers, where the same profile may lie compiled.
+    pub siblings: Vec<PathBuf>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
     pub floor: bool,
     /// Standard input; `/dev/null` if `None`.
@@ -101,7 +103,7 @@ pub struct Created {
     pub console: Option<OwnedFd>,
     /// The way to let init go.
     pub start: Start,
-    /// Digests of the filters it will carry.
+    /// What is told of the filters it will carry.
     pub filters: record::Filters,
     /// How many filters it will carry beyond those the daemon has.
     pub filter_count: u32,
@@ -118,8 +120,8 @@ pub struct Exec {
     pub init: Arc<OwnedFd>,
     /// The process, judged by the same policy as the container's own.
     pub process: oci_spec::runtime::Process,
-    /// The seccomp profile of the container.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// Digest of the container's own seccomp profile, as told at its create.
+    pub profile: Option<String>,
     /// The labels of the container, which the process gets whatever it asks for.
     pub labels: Labels,
     /// The `cgroup.procs` files it enters, by absolute path.
@@ -205,10 +207,11 @@ impl Launcher {
             rootfs_mounts: request.rootfs_mounts,
             hierarchies: request.hierarchies,
             spec: request.spec,
+            siblings: request.siblings,
         }));
         let launched = self.launch(Verb::Create, message, streams, None, request.terminal).await?;
         let Launched { process, console, errors, filters, filter_count } = launched;
-        let start = Start { socket, _dir: dir, errors, limit: self.limit };
+        let start = Start { socket, _dir: dir, errors, pid: process.pid, limit: self.limit };
         Ok(Created { init: process, console, start, filters, filter_count })
     }
 
@@ -222,14 +225,14 @@ impl Launcher {
         let message = Request::Exec(Box::new(ExecRequest {
             common,
             process: request.process,
-            seccomp: request.seccomp,
+            profile: request.profile,
             labels: request.labels,
             cgroup_procs: request.cgroup_procs,
         }));
         let launched = self.launch(Verb::Exec, message, streams, Some(&request.init), request.terminal).await?;
         let Launched { process, console, errors, .. } = launched;
         let limit = self.limit;
-        if let Err(error) = executed(Verb::Exec, errors, limit).await {
+        if let Err(error) = executed(Verb::Exec, errors, process.pid, limit).await {
             child::end(&process.pidfd).await;
             return Err(error);
         }
@@ -269,7 +272,7 @@ impl Launcher {
             Err(_) => Err(LaunchError::TimedOut { verb, limit: self.limit }),
         };
         let failed = match answer {
-            Ok((Reply::Launched { pid, filters, floor_digest, pod_digest }, fds)) => {
+            Ok((Reply::Launched { pid, filters, told }, fds)) => {
                 let mut fds = fds.into_iter();
                 match (fds.next(), fds.next()) {
                     (Some(pidfd), console) if console.is_some() == terminal => {
@@ -278,7 +281,7 @@ impl Launcher {
                             process: Process { pid, pidfd },
                             console,
                             errors,
-                            filters: record::Filters { floor: floor_digest, pod: pod_digest },
+                            filters: told,
                             filter_count: filters,
                         });
                     }
@@ -290,7 +293,7 @@ impl Launcher {
         };
         child.abandon().await;
         // The process itself knows better than whoever waited for it why it could not go on.
-        Err(match executed(verb, errors, Duration::from_secs(1)).await {
+        Err(match heard(verb, errors, Duration::from_secs(1)).await {
             Err(error @ LaunchError::Program { .. }) => error,
             _ => failed,
         })
@@ -312,11 +315,12 @@ pub struct Start {
     /// Keeps the number in `socket` ours.
     _dir: OwnedFd,
     errors: Receiver,
+    pid: i32,
     limit: Duration,
 }
 
 impl Start {
-    /// Lets init go and returns once it executed its program.
+    /// Lets init go and returns once it executed its program. Init must not be reaped before.
     ///
     /// # Errors
     /// [`LaunchError`]; init then ends by itself, except after [`LaunchError::TimedOut`], when the caller must kill it.
@@ -328,15 +332,27 @@ impl Start {
             io::Result::Ok(())
         };
         match tokio::time::timeout(self.limit, go).await {
-            Ok(Ok(())) => executed(Verb::Start, self.errors, self.limit).await,
+            Ok(Ok(())) => executed(Verb::Start, self.errors, self.pid, self.limit).await,
             Ok(Err(source)) => Err(channel("tell init to start")(source)),
             Err(_) => Err(LaunchError::TimedOut { verb: Verb::Start, limit: self.limit }),
         }
     }
 }
 
-/// Reads the exec pipe to its end: what the process said before execve closed it.
-async fn executed(verb: Verb, errors: Receiver, limit: Duration) -> Result<(), LaunchError> {
+/// Waits until the unreaped process `pid` closes the exec pipe, and finds out whether execve did it or death: a pod's
+/// seccomp profile may have kept the process from saying anything more.
+async fn executed(verb: Verb, errors: Receiver, pid: i32, limit: Duration) -> Result<(), LaunchError> {
+    heard(verb, errors, limit).await?;
+    let reason = match record::has_executed(pid.unsigned_abs()) {
+        Ok(true) => return Ok(()),
+        Ok(false) => "it ended before it executed its program, as it does if its seccomp profile denies execve".into(),
+        Err(error) => format!("find out whether it executed its program: {error}"),
+    };
+    Err(LaunchError::Program { verb, reason })
+}
+
+/// Reads the exec pipe to its end: what the process said before it closed.
+async fn heard(verb: Verb, errors: Receiver, limit: Duration) -> Result<(), LaunchError> {
     let mut text = Vec::new();
     let read = async {
         let mut errors = tokio::io::AsyncReadExt::take(errors, executor::LONGEST_MESSAGE);

@@ -96,7 +96,7 @@ pub(super) fn check_process(process: &Process) -> Result<(), Unsupported> {
 }
 
 /// What a seccomp profile may not ask for.
-pub(super) fn check_seccomp(profile: Option<&LinuxSeccomp>) -> Result<(), Unsupported> {
+fn check_seccomp(profile: Option<&LinuxSeccomp>) -> Result<(), Unsupported> {
     if profile.is_some_and(|profile| profile.listener_path().is_some()) {
         return unsupported("a seccomp listener is");
     }

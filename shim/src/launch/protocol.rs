@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Failure;
 use super::labels::Labels;
+use crate::record;
 use crate::rootfs::Mount;
 
 /// The most descriptors one message carries: the exec pipe, three streams and a pidfd.
@@ -63,6 +64,8 @@ pub(super) struct CreateRequest {
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
     /// The hardened spec.
     pub spec: Spec,
+    /// The directories of the pod's other containers.
+    pub siblings: Vec<PathBuf>,
 }
 
 /// Add a process.
@@ -71,8 +74,8 @@ pub(super) struct ExecRequest {
     pub common: Common,
     /// The process, judged by the same policy as the container's own.
     pub process: Process,
-    /// The seccomp profile of the container.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// What was told of the container's own seccomp profile when it was made.
+    pub profile: Option<String>,
     /// The labels of the container.
     pub labels: Labels,
     /// The `cgroup.procs` files it enters.
@@ -88,10 +91,8 @@ pub(super) enum Reply {
         pid: i32,
         /// How many seccomp filters are loaded before it executes its program.
         filters: u32,
-        /// Digest of the floor, if it is loaded.
-        floor_digest: Option<String>,
-        /// Digest of the pod's own profile as compiled, if it has one.
-        pod_digest: Option<String>,
+        /// What is told of them.
+        told: record::Filters,
     },
     /// A step failed and nothing is meant to be left.
     Failed(Failure),

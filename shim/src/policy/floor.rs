@@ -218,7 +218,7 @@ rules! {
 /// Hidden behind an empty file or directory. containerd's default list and, as Docker 28 and Kubernetes 1.33 have it,
 /// `/proc/interrupts` (a keystroke side channel, GHSA-6fw5-f8r9-fgfm). The `thermal_throttle` directory of each CPU,
 /// in the same advisory, is not here: their names depend on the node, and each costs a mount.
-pub(super) const MASKED: [&str; 12] = [
+pub const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -234,7 +234,7 @@ pub(super) const MASKED: [&str; 12] = [
 ];
 
 /// Bound read-only over themselves: containerd's default list.
-pub(super) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The sysctls of the IPC and UTS namespaces, which a container never shares with the node (ipc_namespaces(7),
 /// uts_namespaces(7)). To them come all below [`NAMESPACED_SYSCTL_TREES`]. It is the list of runc's validator.

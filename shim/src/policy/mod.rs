@@ -187,4 +187,14 @@ impl ContainerFloor {
     pub fn mode(&self) -> Mode {
         self.mode
     }
+
+    /// Whether its processes may be uid 0.
+    pub fn root_allowed(&self) -> bool {
+        self.root_allowed
+    }
+
+    /// The most its limits may be raised to.
+    pub fn max(&self) -> Limits {
+        self.max
+    }
 }

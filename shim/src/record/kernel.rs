@@ -55,22 +55,38 @@ pub struct KernelView {
 /// Reads the view of `pid`. The caller holds a pidfd and checks after the call that the process still
 /// lives: only then was it that process which was read.
 pub fn kernel_view(pid: u32) -> Result<KernelView, Error> {
-    let path = PathBuf::from(format!("/proc/{pid}/status"));
-    let mut view = parse_status(&read(&path)?, &path)?;
+    let mut view = privileges(pid)?;
     view.root_read_only = root_read_only(pid);
     Ok(view)
 }
 
+/// [`kernel_view`] of a process or a thread without its root, which takes a second file.
+pub fn privileges(id: u32) -> Result<KernelView, Error> {
+    let path = PathBuf::from(format!("/proc/{id}/status"));
+    parse_status(&read(&path)?, &path)
+}
+
 /// When `pid` began, in clock ticks since boot: field 22 of proc_pid_stat(5).
 pub fn init_start_ticks(pid: u32) -> Result<u64, Error> {
+    stat_field(pid, 22, "start time")
+}
+
+/// Whether `pid` executed a program since it was cloned, also when it has ended since and is not reaped: the flag that
+/// ps(1) tells as "forked but didn't exec", in field 9 of proc_pid_stat(5).
+pub fn has_executed(pid: u32) -> Result<bool, Error> {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    Ok(stat_field(pid, 9, "flags")? & PF_FORKNOEXEC == 0)
+}
+
+fn stat_field(pid: u32, number: usize, field: &'static str) -> Result<u64, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
     let text = read(&path)?;
     // The process chooses its own name, the second field: what follows the last parenthesis is the kernel's.
     let after_name = text.rsplit_once(')').map(|(_, rest)| rest);
     after_name
-        .and_then(|rest| rest.split_ascii_whitespace().nth(19))
-        .and_then(|field| field.parse().ok())
-        .ok_or(Error::Proc { path, field: "start time" })
+        .and_then(|rest| rest.split_ascii_whitespace().nth(number - 3))
+        .and_then(|word| word.parse().ok())
+        .ok_or(Error::Proc { path, field })
 }
 
 /// The cgroups of `pid` in the form of [`super::Record::cgroup_paths`].
@@ -215,12 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_a_view_a_start_and_a_cgroup() {
+    fn this_process_has_a_view_a_start_a_program_and_a_cgroup() {
         let me = std::process::id();
         let view = kernel_view(me).unwrap();
         assert_eq!(view.uids[1], rustix::process::geteuid().as_raw());
         assert!(view.root_read_only.is_some());
         assert!(init_start_ticks(me).unwrap() > 0);
+        assert!(has_executed(me).unwrap());
         assert!(cgroup_paths(me).unwrap().values().all(|path| path.starts_with('/')));
     }
 }

@@ -4,6 +4,7 @@
 //! workload's arguments or environment: those carry secrets. Readers ignore fields and take words they
 //! do not know for `Unknown`, so that an old reporter can read the records of a newer shim.
 
+mod controls;
 mod kernel;
 mod store;
 mod tree;
@@ -14,7 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use kernel::{KernelView, cgroup_paths, init_start_ticks, kernel_view};
+pub use controls::Controls;
+pub use kernel::{KernelView, cgroup_paths, has_executed, init_start_ticks, kernel_view, privileges};
 pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
 /// The layout of [`Record`]; raised only when an old reader would misread a new record.
@@ -128,6 +130,9 @@ pub struct Record {
     /// The filters loaded into init.
     #[serde(default)]
     pub filters: Filters,
+    /// What its processes are held to; `None` where nobody is held to anything: refused, or in audit mode.
+    #[serde(default)]
+    pub controls: Option<Controls>,
     /// The task's state.
     pub state: State,
     /// init, as the shim's pid namespace numbers it.
@@ -169,6 +174,7 @@ impl Record {
             limits_enforced: Limits::default(),
             kernel: None,
             filters: Filters::default(),
+            controls: None,
             state: if refused { State::Refused } else { State::Created },
             pid: None,
             init_start_ticks: None,
@@ -310,7 +316,7 @@ pub struct Limits {
     pub pids: Option<i64>,
 }
 
-/// Digests of the compiled filters, `sha256:` and 64 hex digits.
+/// The compiled filters: digests are `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filters {
@@ -318,6 +324,9 @@ pub struct Filters {
     pub floor: Option<String>,
     /// The pod's own profile; `None` where it has none.
     pub pod: Option<String>,
+    /// What the author of that profile might not expect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How init ended.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 
 use curb_proto::v1;
+use curb_seccomp_profiles::{Arch, floor_digest};
 
 use super::{convert, live};
 use crate::record::{Listing, Mode, State};
@@ -33,6 +34,7 @@ pub(super) fn describe(listing: &Listing) -> v1::Node {
         unreadable_records: count(listing.unreadable.len()),
         floor_filters: floor_filters.into_iter().collect(),
         containers_in_audit_mode: in_audit_mode,
+        built_in_floor_filter: Arch::native().map_or_else(String::new, |arch| format!("sha256:{}", floor_digest(arch))),
     }
 }
 

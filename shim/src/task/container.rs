@@ -44,6 +44,8 @@ pub struct Container {
     pub floor: ContainerFloor,
     /// How many seccomp filters each of its processes carries at least.
     pub filters: u32,
+    /// Digest of its own seccomp profile, by which its execs find it.
+    pub profile: Option<String>,
     /// The AppArmor profile and SELinux label of its processes.
     pub labels: Labels,
     /// Its cgroup.

@@ -16,7 +16,6 @@ use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use super::report::Report;
-use super::seccomp;
 use crate::cgroup::{Cgroup, Version};
 use crate::error::{TaskError, chain};
 use crate::launch;
@@ -161,6 +160,7 @@ impl Pod {
                 rootfs_mounts: request.rootfs.iter().map(mount).collect(),
                 spec: hardened.spec().clone(),
                 hierarchies: cgroup.hierarchies(),
+                siblings: self.siblings(&request.id),
                 floor: hardened.mode() == policy::Mode::Enforce,
                 stdin: ends.stdin,
                 stdout: ends.stdout,
@@ -183,6 +183,9 @@ impl Pod {
         let pidfd = Arc::new(created.init.pidfd);
         init.set_handle(created.init.pid, Arc::clone(&pidfd));
 
+        for warning in &created.filters.warnings {
+            log::warn!("container {}: {warning}", request.id);
+        }
         let settled = async {
             if let Some(console) = created.console {
                 stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
@@ -204,9 +207,8 @@ impl Pod {
                 None => cgroup.verify(&Default::default()),
             };
             let limits = limits.map_err(|error| TaskError::failed("read the limits back", &error))?;
-            report.created(created.init.pid, &cgroup, &limits, created.filters.clone());
-            seccomp::keep(&dir, hardened.spec())
-                .map_err(|error| TaskError::failed("keep the seccomp profile", &error))?;
+            let filters = (created.filter_count, created.filters.clone());
+            report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             Ok(oom)
         };
@@ -228,6 +230,7 @@ impl Pod {
             cgroup,
             labels: hardened.spec().process().as_ref().map(launch::Labels::of).unwrap_or_default(),
             filters: created.filter_count,
+            profile: created.filters.pod,
             options,
             hooks: LateHooks::of(hardened.spec(), &request.id, bundle),
             private_pids: has_private_pids(hardened.spec()),

@@ -12,7 +12,6 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::container::Container;
 use super::pod::Pod;
 use super::process::{Process, Status};
-use super::seccomp;
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::policy::HardenedProcess;
@@ -182,15 +181,13 @@ impl Container {
             stdio::open(endpoints, &context).await.map_err(|error| TaskError::failed("connect the process", &error))?;
         let stdio = Arc::new(stdio);
         exec.process.set_stdio(Arc::clone(&stdio));
-        let seccomp =
-            seccomp::kept(&self.dir).map_err(|error| TaskError::failed("read the seccomp profile", &error))?;
         let launching = pod.children.launching().await;
         let request = crate::launch::Exec {
             id: self.id.clone(),
             dir: self.dir.clone(),
             init,
             process: exec.spec.process().clone(),
-            seccomp,
+            profile: self.profile.clone(),
             labels: self.labels.clone(),
             cgroup_procs: self.cgroup.procs_files(),
             floor: self.floor.mode() == crate::policy::Mode::Enforce,

@@ -13,8 +13,9 @@ mod options;
 mod pod;
 mod process;
 mod report;
-mod seccomp;
 
 pub use container::Container;
 pub use pod::Pod;
 pub use process::{Process, Status};
+#[cfg(feature = "ctl")]
+pub(crate) use report::enforced;

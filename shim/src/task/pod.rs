@@ -11,7 +11,7 @@ use crate::children::Children;
 use crate::error::{TaskError, chain};
 use crate::events::Publisher;
 use crate::launch::Launcher;
-use crate::record::{RUN_DIR, Store};
+use crate::record::{self, RUN_DIR, Store};
 
 /// A container, or the promise of one.
 enum Slot {
@@ -107,6 +107,13 @@ impl Pod {
             Some(container) => slots.insert(id.to_owned(), Slot::Ready(container)),
             None => slots.remove(id),
         };
+    }
+
+    /// The directories of the containers other than `id`, those being created included.
+    pub(super) fn siblings(&self, id: &str) -> Vec<PathBuf> {
+        let slots = self.slots();
+        let others = slots.keys().filter(|other| *other != id);
+        others.filter_map(|other| record::container_dir(&self.namespace, other).ok()).collect()
     }
 
     /// Keeps the record of a refused container until the pod ends or enough others were refused.

@@ -2,13 +2,15 @@
 
 use std::time::SystemTime;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Spec};
 
 use crate::cgroup::{self, Cgroup};
 use crate::children;
 use crate::error::chain;
 use crate::policy::{self, ContainerFloor, Denied, Hardened};
-use crate::record::{self, Change, Denial, Exit, Identity, KernelView, Limits, Mode, Record, State, Store, Verdict};
+use crate::record::{
+    self, Change, Controls, Denial, Exit, Identity, KernelView, Limits, Mode, Record, State, Store, Verdict,
+};
 
 /// `CAP_NET_BIND_SERVICE`, the one capability a pod may keep (capabilities(7)).
 const NET_BIND_SERVICE: u64 = 1 << 10;
@@ -68,6 +70,7 @@ impl Report {
             policy::Mode::Enforce => Mode::Enforce,
             policy::Mode::Audit => Mode::Audit,
         };
+        self.record.controls = (hardened.mode() == policy::Mode::Enforce).then(|| controls(hardened));
         self.record.changes = hardened.changes().iter().map(change).collect();
         self.changes_at_create = self.record.changes.len();
         self.record.denials = hardened.denials().iter().map(denial).collect();
@@ -78,9 +81,22 @@ impl Report {
         };
     }
 
-    /// Init exists and waits; `limits` are what the kernel says of its cgroup.
-    pub fn created(&mut self, pid: i32, cgroup: &Cgroup, limits: &cgroup::Limits, filters: record::Filters) {
+    /// Init exists and waits; `limits` are what the kernel says of its cgroup, `filters` the number and digests of those
+    /// it will carry beyond the daemon's own.
+    pub fn created(
+        &mut self,
+        pid: i32,
+        cgroup: &Cgroup,
+        limits: &cgroup::Limits,
+        (count, filters): (u32, record::Filters),
+    ) {
         let pid = pid.unsigned_abs();
+        if let Some(controls) = &mut self.record.controls {
+            let own = record::privileges(std::process::id()).ok();
+            controls.inherited_filters = own.and_then(|own| own.seccomp_filters).unwrap_or(0);
+            controls.pod_filters = count.saturating_sub(1);
+            controls.devices = cgroup.device_list().ok().flatten();
+        }
         self.record.state = State::Created;
         self.record.pid = Some(pid);
         self.record.init_start_ticks = record::init_start_ticks(pid).ok();
@@ -189,7 +205,36 @@ fn asked(resources: Option<&LinuxResources>) -> Limits {
     }
 }
 
-fn enforced(limits: &cgroup::Limits) -> Limits {
+/// What of the floor is particular to this container; what only its init can tell comes later.
+fn controls(hardened: &Hardened) -> Controls {
+    let beyond = |paths: &Option<Vec<String>>, floor: &[&str]| {
+        paths.iter().flatten().filter(|path| !floor.contains(&path.as_str())).cloned().collect()
+    };
+    let linux = hardened.spec().linux().as_ref();
+    let process = hardened.spec().process().as_ref();
+    let capabilities = process.and_then(|process| process.capabilities().as_ref());
+    let bounding = capabilities.and_then(|capabilities| capabilities.bounding().as_ref());
+    let max = hardened.floor().max();
+    Controls {
+        net_bind_service: bounding.is_some_and(|set| set.contains(&Capability::NetBindService)),
+        root_allowed: hardened.floor().root_allowed(),
+        masked_paths: linux.map(|linux| beyond(linux.masked_paths(), &policy::floor::MASKED)).unwrap_or_default(),
+        read_only_paths: linux
+            .map(|linux| beyond(linux.readonly_paths(), &policy::floor::READ_ONLY))
+            .unwrap_or_default(),
+        limits_max: Limits {
+            memory: i64::try_from(max.memory).ok(),
+            cpu_quota: i64::try_from(max.cpu_millis).ok(),
+            cpu_period: Some(1000),
+            pids: i64::try_from(max.pids).ok(),
+            ..Limits::default()
+        },
+        ..Controls::default()
+    }
+}
+
+/// The limits the kernel holds, in the words of a record.
+pub fn enforced(limits: &cgroup::Limits) -> Limits {
     // No limit of a kernel file comes near 2^63.
     let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
     let memory = signed(limits.memory_max);

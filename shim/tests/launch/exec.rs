@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use curb::launch::Running;
+use curb::launch::{Exec, Running};
 use serde_json::json;
 
 use crate::support::*;
@@ -57,15 +57,42 @@ pub async fn an_exec_runs_under_the_same_filters() {
     ] {
         assert!(output.lines().any(|found| found == line), "{line:?} is not in {output}");
     }
-    let mut profiled = bundle.exec(&init, &["cat", "/proc/self/status"]);
-    profiled.0.seccomp = serde_json::from_value(json!({
+    kill(&init).await;
+}
+
+pub async fn an_exec_loads_the_profile_its_container_was_made_with_or_does_not_run() {
+    let mut bundle = Bundle::args(&["sleep", "100"]);
+    bundle.spec["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }],
-    }))
-    .expect("profile");
-    let Running { process, .. } = launcher().exec(profiled.0).await.expect("exec");
-    assert_eq!(wait(&process).await, 0);
-    assert!(profiled.1.read().contains("Seccomp_filters:\t2"));
+        "syscalls": [{ "names": ["swapoff"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5 }],
+    });
+    let (created, _output) = bundle.create().await.expect("create");
+    let profile = created.filters.pod;
+    created.start.start().await.expect("start");
+    let init = created.init;
+    let profiled = |profile: Option<String>| {
+        let (request, output) = bundle.exec(&init, &["sh", "-c", "cat /proc/self/status; swapoff /x"]);
+        (Exec { profile, ..request }, output)
+    };
+    let (request, output) = profiled(profile.clone());
+    let Running { process, .. } = launcher().exec(request).await.expect("exec");
+    wait(&process).await;
+    let output = output.read();
+    assert!(output.contains("Seccomp_filters:\t2") && output.contains("swapoff: /x: Input/output error"), "{output}");
+
+    let other = Some(format!("sha256:{}", "0".repeat(64)));
+    let error = launcher().exec(profiled(other).0).await.map(drop).expect_err("another profile");
+    assert!(chain(&error).contains("not the one it should be"), "{error}");
+    let file = bundle.private().join("seccomp.bin");
+    let mut damaged = fs::read(&file).expect("read");
+    damaged[100] ^= 1;
+    fs::write(&file, damaged).expect("write");
+    let error = launcher().exec(profiled(profile.clone()).0).await.map(drop).expect_err("damaged");
+    assert!(chain(&error).contains("damaged"), "{error}");
+    fs::remove_file(&file).expect("remove");
+    let error = launcher().exec(profiled(profile).0).await.map(drop).expect_err("lost");
+    assert!(chain(&error).contains("seccomp.bin"), "{error}");
+    assert_eq!(children(), [init.pid]);
     kill(&init).await;
 }
 

@@ -42,6 +42,7 @@ const TESTS: &[Test] = tests![
     create::rootfs_mounts_are_mounted,
     exec::a_process_joins_everything_init_has,
     exec::an_exec_runs_under_the_same_filters,
+    exec::an_exec_loads_the_profile_its_container_was_made_with_or_does_not_run,
     exec::an_exec_that_cannot_run_fails_in_runcs_words,
     exec::an_exec_has_a_terminal,
     exec::an_exec_keeps_its_limits_and_directory,

@@ -31,6 +31,8 @@ fn stacked(oci: &LinuxSeccomp) -> Vec<Vec<Instruction>> {
                 let op = match arg.op() {
                     Operator::ScmpCmpNe => SeccompCmpOp::Ne,
                     Operator::ScmpCmpEq => SeccompCmpOp::Eq,
+                    Operator::ScmpCmpLt => SeccompCmpOp::Lt,
+                    Operator::ScmpCmpGt => SeccompCmpOp::Gt,
                     Operator::ScmpCmpMaskedEq => SeccompCmpOp::MaskedEq(arg.value()),
                     other => panic!("{other:?} is not used here"),
                 };
