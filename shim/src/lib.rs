@@ -26,6 +26,7 @@ pub mod launch;
 pub mod rootfs;
 pub mod stdio;
 
+pub mod audit;
 pub mod cgroup;
 pub mod children;
 pub mod events;

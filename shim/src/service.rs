@@ -95,7 +95,7 @@ impl Task for Service {
             stdout: request.stdout,
             stderr: request.stderr,
         };
-        container.add_exec(&self.pod, &request.exec_id, spec, endpoints)?;
+        container.add_exec(&self.pod, &request.exec_id, spec, endpoints).await?;
         Ok(Empty::new())
     }
 

@@ -53,12 +53,15 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
 
     // containerd and Curb are given their default paths, so each of these has to be our own.
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
-    let (upper, work, log) = (dir.join("etc"), dir.join("etc.work"), dir.join("log"));
-    for made in [&upper, &work, &log] {
-        fs::create_dir_all(made)?;
+    for (name, path) in [("etc", "/etc"), ("lib", "/var/lib")] {
+        let (upper, work) = (dir.join(name), dir.join(format!("{name}.work")));
+        fs::create_dir_all(&upper)?;
+        fs::create_dir_all(&work)?;
+        let layers = format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
+        mount(Some(name), path, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
     }
-    let layers = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
-    mount(Some("etc"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
+    let log = dir.join("log");
+    fs::create_dir_all(&log)?;
     mount(Some(&log), "/var/log", none, MsFlags::MS_BIND, none)?;
 
     let mut child = Command::new("/proc/self/exe").arg("--init").spawn()?;

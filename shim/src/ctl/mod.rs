@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod audit;
+mod config;
 mod profile;
 mod verify;
 
@@ -21,6 +23,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prove and read the audit log
+    Audit(audit::Args),
+    /// Print and check the node's configuration
+    Config(config::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
     /// Ask the kernel whether containers run under the floor
@@ -51,6 +57,8 @@ pub fn main() -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
+        Command::Audit(args) => audit::run(args, &mut out),
+        Command::Config(args) => config::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
     };

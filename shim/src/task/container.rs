@@ -17,6 +17,8 @@ use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
 use super::report::{self, Report};
+use super::trail::{self, Trail};
+use crate::audit::Event;
 use crate::cgroup::{Cgroup, DeviceProgram, OomWatch};
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
@@ -70,6 +72,8 @@ pub struct Container {
     pub(super) start: Mutex<Option<Start>>,
     /// What the node's administrator sees.
     pub(super) report: Mutex<Report>,
+    /// What the audit log is told.
+    pub(super) trail: Trail,
 }
 
 impl Container {
@@ -82,6 +86,11 @@ impl Container {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut report);
         report.write_or_log();
+    }
+
+    /// An event of this container for the audit log.
+    pub(super) fn event(&self, name: &'static str) -> Event {
+        trail::event(name, self.report.lock().unwrap_or_else(PoisonError::into_inner).record())
     }
 
     /// Suspends every process.
@@ -139,6 +148,8 @@ impl Container {
         }
         let (resources, changes) = crate::policy::harden_update(resources, &self.floor)
             .map_err(|denied| TaskError::Refused(denied.to_string()))?;
+        let asked = changes.iter().map(|change| format!("{}: {}", change.rule(), change.what())).collect::<Vec<_>>();
+        self.trail.require(self.event(trail::UPDATE).with("curb.changes", asked)).await?;
         self.cgroup.update(&resources).await.map_err(|error| TaskError::failed("update the limits", &error))?;
         let limits =
             self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
@@ -203,6 +214,7 @@ impl Container {
         if self.init.status() != Status::Created {
             return Err(self.wrong_state("start"));
         }
+        self.trail.require(self.event(trail::START).with("process.pid", self.init.pid())).await?;
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let start = start.ok_or_else(|| self.wrong_state("start"))?;
         let started = async {
@@ -250,7 +262,10 @@ impl Container {
             tokio::select! {
                 ended = &mut ended => break ended,
                 oomed = oom.next() => match oomed {
-                    Some(()) => drop(self.publish_oom(&pod)),
+                    Some(()) => {
+                        drop(self.publish_oom(&pod));
+                        self.trail.tell(self.event(trail::OOM)).await;
+                    }
                     // The watch ended with the cgroup; only the exit is left to wait for.
                     None => break ended.await,
                 },
@@ -272,6 +287,7 @@ impl Container {
         if oom.check_now().unwrap_or(false) {
             let heard = self.publish_oom(&pod);
             let _ = timeout(OOM_HEARD, heard).await;
+            self.trail.tell(self.event(trail::OOM)).await;
         }
         self.note(|report| report.exited(&exit));
         pod.events.publish(
@@ -285,7 +301,9 @@ impl Container {
                 ..Default::default()
             },
         );
+        let status = exit.status;
         self.init.set_exit(exit);
+        self.trail.tell(self.event(trail::EXIT).with("process.pid", pid).with("process.exit.code", status)).await;
     }
 
     fn publish_oom(&self, pod: &Pod) -> tokio::sync::oneshot::Receiver<()> {
@@ -325,6 +343,7 @@ impl Pod {
         crate::leftovers::remove_container(&self.namespace, &container.id, &container.cgroup, &container.rootfs)
             .await
             .map_err(|error| TaskError::failed("delete the container", &error))?;
+        container.trail.tell(container.event(trail::DELETE)).await;
         container.init.set_status(Status::Deleted);
         self.settle(&container.id, None);
         self.events.publish(

@@ -16,6 +16,7 @@ use super::options;
 use super::pod::Pod;
 use super::process::Process;
 use super::report::Report;
+use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::launch;
@@ -79,21 +80,26 @@ impl Pod {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
         let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let hardened = match judge(spec, request.id == self.group) {
+        let config = config::load(Path::new(config::DIRECTORY))
+            .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
+        let digest = config.digest();
+        let trail = Trail::new(config.audit);
+        let hardened = match judge(spec, request.id == self.group, &config.policy) {
             Ok(hardened) => hardened,
-            Err(Rejection::Denied(denied)) => {
+            Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
+                trail.tell(trail::verdict(report.record(), &digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.to_string()));
             }
-            Err(Rejection::Config(error)) => return Err(error),
         };
         if hardened.mode() == policy::Mode::Audit {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
+        trail.require(trail::verdict(report.record(), &digest)).await?;
         let linux = hardened.spec().linux().as_ref();
         let cgroups_path =
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
@@ -103,7 +109,7 @@ impl Pod {
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
-        let launched = self.launch(request, &bundle, dir, hardened, cgroup.clone(), report).await;
+        let launched = self.launch(request, dir, hardened, cgroup.clone(), report, trail).await;
         if launched.is_err()
             && let Err(error) =
                 leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
@@ -116,12 +122,13 @@ impl Pod {
     async fn launch(
         self: &Arc<Self>,
         request: &CreateTaskRequest,
-        bundle: &Path,
         dir: PathBuf,
         hardened: Hardened,
         cgroup: Cgroup,
         mut report: Report,
+        trail: Trail,
     ) -> Result<Arc<Container>, TaskError> {
+        let bundle = Path::new(&request.bundle);
         let endpoints = Endpoints {
             terminal: request.terminal,
             stdin: request.stdin.clone(),
@@ -210,6 +217,7 @@ impl Pod {
             let filters = (created.filter_count, created.filters.clone());
             report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
+            trail.require(trail::create(report.record())).await?;
             Ok((oom, devices))
         };
         let (oom, devices) = match settled.await {
@@ -241,6 +249,7 @@ impl Pod {
             lifecycle: AsyncMutex::default(),
             start: Mutex::new(Some(created.start)),
             report: Mutex::new(report),
+            trail,
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)
@@ -267,18 +276,10 @@ impl Pod {
     }
 }
 
-enum Rejection {
-    Denied(policy::Denied),
-    Config(TaskError),
-}
-
-/// The policy's verdict on `spec` under the node's configuration as it is now; see [`facts::gather`].
-fn judge(spec: Spec, leads_pod: bool) -> Result<Hardened, Rejection> {
-    let settings = config::load(Path::new(config::PATH))
-        .map_err(|error| Rejection::Config(TaskError::failed("load the node's configuration", &error)))?;
+/// The policy's verdict on `spec` under the node's settings as they are now; see [`facts::gather`].
+fn judge(spec: Spec, leads_pod: bool, settings: &policy::Settings) -> Result<Hardened, policy::Denied> {
     let facts = facts::gather(&spec, leads_pod);
-    let admitted = policy::admit(spec, &facts, &settings).map_err(Rejection::Denied)?;
-    Ok(admitted.harden())
+    Ok(policy::admit(spec, &facts, settings)?.harden())
 }
 
 /// Whether init gets a pid namespace of its own, with which the kernel ends every other process of the container.

@@ -7,11 +7,14 @@ use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskE
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
 use oci_spec::runtime::Process as ProcessSpec;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::container::Container;
 use super::pod::Pod;
 use super::process::{Process, Status};
+use super::trail;
+use crate::audit::Event;
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::policy::HardenedProcess;
@@ -50,7 +53,13 @@ impl Container {
     /// # Errors
     /// ALREADY_EXISTS for an id in use, UNKNOWN unless init runs, and the refusal if the process asks for less than the
     /// floor.
-    pub fn add_exec(&self, pod: &Pod, id: &str, spec: ProcessSpec, endpoints: Endpoints) -> Result<(), TaskError> {
+    pub async fn add_exec(
+        &self,
+        pod: &Pod,
+        id: &str,
+        spec: ProcessSpec,
+        endpoints: Endpoints,
+    ) -> Result<(), TaskError> {
         let status = self.init.status();
         if status != Status::Running {
             return Err(TaskError::Failed(format!("cannot exec in a {} state", status.word())));
@@ -58,8 +67,14 @@ impl Container {
         if crate::record::validate_id(id).is_err() {
             return Err(TaskError::InvalidArgument(format!("exec id {id:?} is not a valid containerd identifier")));
         }
-        let spec =
-            crate::policy::admit_exec(spec, &self.floor).map_err(|denied| TaskError::Refused(denied.to_string()))?;
+        let spec = match crate::policy::admit_exec(spec, &self.floor) {
+            Ok(spec) => spec,
+            Err(denied) => {
+                let refused = self.event(trail::VERDICT).with("curb.verdict", "refuse").with("curb.exec.id", id);
+                self.trail.tell(refused.with("curb.denials", vec![denied.to_string()])).await;
+                return Err(TaskError::Refused(denied.to_string()));
+            }
+        };
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
         if execs.contains_key(id) || id == self.id {
             return Err(TaskError::AlreadyExists(format!("id {id}")));
@@ -143,6 +158,7 @@ impl Container {
                 )));
             }
         }
+        self.trail.require(self.exec_event(&exec)).await?;
         let pid = match self.launch_exec(pod, &exec).await {
             Ok(pid) => pid,
             Err(error) => {
@@ -164,6 +180,18 @@ impl Container {
         );
         tokio::spawn(watch_exec(Arc::clone(self), Arc::clone(pod), Arc::clone(&exec), running));
         Ok(pid)
+    }
+
+    /// What is told of a process before it runs. Its arguments may be secrets, so only their digest is.
+    fn exec_event(&self, exec: &Exec) -> Event {
+        let args = exec.spec.process().args().as_deref().unwrap_or_default();
+        let digest = Sha256::digest(args.join("\0"));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.event(trail::EXEC)
+            .with("curb.exec.id", exec.id.as_str())
+            .with("process.args_count", args.len())
+            .with("curb.exec.args.sha256", digest)
+            .with("process.user.id", exec.spec.process().user().uid())
     }
 
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {

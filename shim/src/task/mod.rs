@@ -13,6 +13,7 @@ mod options;
 mod pod;
 mod process;
 mod report;
+pub mod trail;
 
 pub use container::Container;
 pub use pod::Pod;

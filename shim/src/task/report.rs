@@ -58,6 +58,11 @@ impl Report {
         }
     }
 
+    /// The record as it is now.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
     /// The spec was refused.
     pub fn refused(&mut self, denied: &Denied) {
         self.record.verdict = Verdict::Refuse;

@@ -1,0 +1,291 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+struct Place {
+    _dir: tempfile::TempDir,
+    settings: Settings,
+    first: Key,
+}
+
+fn place(change: impl FnOnce(&mut Settings)) -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mut settings = Settings {
+        path: at("log/audit.jsonl"),
+        state: at("lib/audit.state"),
+        key_file: at("audit.key"),
+        new_key: at("lib/first-key"),
+        fsync: Fsync::Interval(Duration::from_secs(3600)),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    let first = Key::from_bytes([9; 32]);
+    give_key(&settings, &first);
+    Place { _dir: dir, settings, first }
+}
+
+fn give_key(settings: &Settings, key: &Key) {
+    fs::write(&settings.key_file, key.to_hex().as_bytes()).unwrap();
+    fs::set_permissions(&settings.key_file, fs::Permissions::from_mode(0o400)).unwrap();
+}
+
+impl Place {
+    fn log(&self) -> Log {
+        Log::new(self.settings.clone())
+    }
+
+    fn write(&self, count: usize) {
+        for number in 0..count {
+            self.log().append(&Event::new("curb.test").with("number", number)).unwrap();
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = closed_files(&self.settings.path).unwrap();
+        files.push(self.settings.path.clone());
+        files
+    }
+
+    fn verify(&self) -> Report {
+        self.verify_with([self.first.clone()])
+    }
+
+    fn verify_with(&self, keys: impl IntoIterator<Item = Key>) -> Report {
+        let mut verifier = Verifier::new(keys);
+        for file in self.files() {
+            verifier.read(&file, BufReader::new(fs::File::open(&file).unwrap())).unwrap();
+        }
+        verifier.finish(self.log().head().unwrap().as_ref())
+    }
+
+    fn text(&self) -> Vec<String> {
+        fs::read_to_string(&self.settings.path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn replace(&self, lines: &[String]) {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&self.settings.path, text).unwrap();
+    }
+
+    fn whats(&self) -> Vec<String> {
+        self.verify().findings.into_iter().map(|finding| finding.what).collect()
+    }
+}
+
+#[test]
+fn a_log_that_nobody_touched_is_whole() {
+    let place = place(|_| ());
+    place.write(20);
+    let report = place.verify();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    // One more: the log tells of its own beginning.
+    assert_eq!((report.records, report.first.unwrap().0, report.last.unwrap().0), (21, 0, 20));
+    assert!(!place.settings.key_file.exists(), "the first key stayed on the node");
+    let mode = fs::metadata(&place.settings.path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn without_a_key_from_the_administrator_one_is_made_and_left_for_the_verifier() {
+    let place = place(|_| ());
+    fs::remove_file(&place.settings.key_file).unwrap();
+    place.write(3);
+    let key = Key::from_hex(&fs::read_to_string(&place.settings.new_key).unwrap()).unwrap();
+    assert!(place.verify_with([key]).findings.is_empty());
+    assert_eq!(place.verify().findings.len(), 5, "another key verified the log");
+}
+
+#[test]
+fn each_way_to_tamper_is_found_and_named() {
+    type Tamper = fn(&mut Vec<String>);
+    let ways: [(&str, Tamper); 8] = [
+        ("altered", |lines| lines[5] = lines[5].replace("\"number\":4", "\"number\":5")),
+        ("missing before record 6", |lines| drop(lines.remove(5))),
+        ("missing before record 3", |lines| drop(lines.drain(0..3))),
+        ("altered, inserted", |lines| lines.insert(5, lines[5].replace("\"seq\":5", "\"seq\":6"))),
+        ("moved or repeated", |lines| lines.insert(5, lines[3].clone())),
+        ("moved or repeated", |lines| lines.swap(5, 6)),
+        ("missing at the end", |lines| drop(lines.pop())),
+        ("altered, inserted", |lines| lines.push("{\"seq\":11}".to_owned())),
+    ];
+    for (expected, tamper) in ways {
+        let place = place(|_| ());
+        place.write(10);
+        let mut lines = place.text();
+        tamper(&mut lines);
+        place.replace(&lines);
+        let found = place.whats();
+        // Who takes a log's first records off has taken a whole file; nobody can tell but by the number of the first.
+        let cut_at_the_front = expected == "missing before record 3";
+        assert!(cut_at_the_front || found.iter().any(|what| what.contains(expected)), "{expected}: {found:?}");
+        assert!(!cut_at_the_front || place.verify().first.unwrap().0 == 3);
+    }
+}
+
+#[test]
+fn records_of_another_node_do_not_pass() {
+    let (one, other) = (place(|_| ()), place(|settings| settings.records_per_key = 1));
+    one.write(5);
+    fs::remove_file(&other.settings.key_file).unwrap();
+    other.write(5);
+    let mut lines = one.text();
+    lines[3] = other.text()[3].clone();
+    one.replace(&lines);
+    assert!(!one.verify().findings.is_empty());
+}
+
+#[test]
+fn a_torn_line_is_kept_told_of_and_no_fault() {
+    for torn in ["{\"seq\":6,\"ti", "two\nlines", "whole\n"] {
+        let place = place(|_| ());
+        place.write(5);
+        let mut file = fs::OpenOptions::new().append(true).open(&place.settings.path).unwrap();
+        file.write_all(torn.as_bytes()).unwrap();
+        place.write(5);
+        let report = place.verify();
+        assert!(report.findings.is_empty(), "{torn:?}: {:?}", report.findings);
+        assert_eq!(report.recovered, torn.lines().count() as u64);
+        assert!(fs::read_to_string(&place.settings.path).unwrap().contains(torn), "evidence is gone");
+    }
+}
+
+#[test]
+fn a_record_whose_writer_died_before_the_key_moved_on_is_taken_up() {
+    let place = place(|_| ());
+    place.write(5);
+    let before = fs::read(&place.settings.state).unwrap();
+    place.write(3);
+    fs::write(&place.settings.state, before).unwrap();
+    place.write(1);
+    let report = place.verify();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert_eq!(report.records, 10);
+}
+
+#[test]
+fn a_log_that_became_shorter_is_told_of_by_the_next_record() {
+    let place = place(|_| ());
+    place.write(5);
+    let mut lines = place.text();
+    lines.truncate(3);
+    place.replace(&lines);
+    place.write(1);
+    let found = place.whats();
+    assert!(found.iter().any(|what| what.contains("3 records are missing before record 6")), "{found:?}");
+    assert!(found.iter().any(|what| what.contains("acknowledged records before it were gone")), "{found:?}");
+}
+
+#[test]
+fn a_full_file_is_closed_and_the_chain_goes_on_in_the_next() {
+    let place = place(|settings| (settings.max_file, settings.keep) = (2000, 3));
+    place.write(10);
+    assert_eq!(place.files().len(), 2);
+    assert!(place.verify().findings.is_empty());
+    place.write(60);
+    assert_eq!(place.files().len(), 4, "three closed files are kept");
+    let report = place.verify();
+    assert!(report.findings.is_empty() && report.first.unwrap().0 > 0, "{:?}", report.findings);
+    // One of the files gone.
+    fs::remove_file(&place.files()[1]).unwrap();
+    assert!(place.whats().iter().any(|what| what.contains("are missing before record")));
+}
+
+#[test]
+fn a_new_key_is_announced_under_the_old_one() {
+    let place = place(|_| ());
+    place.write(3);
+    let second = Key::from_bytes([5; 32]);
+    give_key(&place.settings, &second);
+    place.write(3);
+    assert!(!place.settings.key_file.exists());
+    assert!(place.verify_with([place.first.clone(), second]).findings.is_empty());
+    assert!(!place.whats().is_empty(), "records under an unknown key passed");
+}
+
+#[test]
+fn whoever_takes_the_node_cannot_sign_the_past() {
+    let place = place(|_| ());
+    place.write(4);
+    let state = fs::read(&place.settings.state).unwrap();
+    let mut key = place.first.clone();
+    for _ in 0..5 {
+        assert!(!state.windows(32).any(|bytes| bytes == key.bytes()), "a key of the past is on the node");
+        key = key.next();
+    }
+    assert!(state.windows(32).any(|bytes| bytes == key.bytes()), "the next key is not where it was expected");
+}
+
+#[test]
+fn what_cannot_be_trusted_is_refused() {
+    let append = |place: &Place| place.log().append(&Event::new("curb.test")).unwrap_err().to_string();
+    let link = place(|_| ());
+    fs::create_dir_all(link.settings.path.parent().unwrap()).unwrap();
+    symlink("/dev/null", &link.settings.path).unwrap();
+    assert!(append(&link).contains("symbolic link"));
+
+    let open = place(|_| ());
+    open.write(1);
+    fs::set_permissions(&open.settings.path, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(append(&open).contains("others may write"));
+
+    let readable = place(|_| ());
+    fs::set_permissions(&readable.settings.key_file, fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(append(&readable).contains("may read it"));
+
+    let wrong = place(|_| ());
+    fs::remove_file(&wrong.settings.key_file).unwrap();
+    fs::write(&wrong.settings.key_file, "short").unwrap();
+    fs::set_permissions(&wrong.settings.key_file, fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(append(&wrong).contains("64 hexadecimal digits"));
+
+    let damaged = place(|_| ());
+    damaged.write(1);
+    fs::write(&damaged.settings.state, "x".repeat(512)).unwrap();
+    assert!(append(&damaged).contains("audit.state"));
+
+    let long = place(|_| ());
+    let event = Event::new("curb.test").with("x", "y".repeat(MAX_LINE));
+    assert!(long.log().append(&event).unwrap_err().to_string().contains("at most 65536"));
+    long.write(1);
+    assert!(long.verify().findings.is_empty());
+}
+
+#[test]
+fn a_writer_that_holds_the_lock_too_long_is_named() {
+    let place = place(|settings| settings.patience = Duration::from_millis(30));
+    place.write(1);
+    let held = fs::File::open(&place.settings.state).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = place.log().append(&Event::new("curb.test")).unwrap_err();
+    assert!(matches!(error, AuditError::Locked { .. }), "{error}");
+    drop(held);
+    place.write(1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_change_of_bytes_is_found(at in 0.0..1.0f64, cut in 0usize..400, put in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let place = place(|_| ());
+        place.write(6);
+        let mut bytes = fs::read(&place.settings.path).unwrap();
+        let whole = bytes.clone();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let from = (at * bytes.len() as f64) as usize;
+        let to = (from + cut).min(bytes.len());
+        bytes.splice(from..to, put);
+        prop_assume!(bytes != whole && !bytes.eq_ignore_ascii_case(&whole));
+        fs::write(&place.settings.path, &bytes).unwrap();
+        prop_assert!(!place.verify().findings.is_empty());
+    }
+}
