@@ -19,8 +19,8 @@ NODE_WITHOUT=(
     systemd-udev-load-credentials.service systemd-update-done.service serial-getty@hvc0.service
 )
 
-# `debian_root VARIANT DIR PACKAGE...`: packages of the node's suite in a directory, signatures checked by apt.
-debian_root() {
+# `suite_root VARIANT DIR PACKAGE...`: packages of the node's suite in a directory, signatures checked by apt.
+suite_root() {
     local variant=$1 dir=$2 uri keyring packages
     packages=$(IFS=,; echo "${*:3}")
     read -r uri keyring < <(debian_archive)
@@ -41,7 +41,7 @@ fetch_qemu() {
     into "$(qemu_dir)" unpack_qemu
 }
 
-unpack_qemu() { debian_root extract "$1" qemu-system-x86; }
+unpack_qemu() { suite_root extract "$1" qemu-system-x86; }
 
 # `qemu SECONDS ARGUMENT...`: QEMU, ended after so many seconds with status 124.
 qemu() {
@@ -66,11 +66,11 @@ node_dir() {
 
 node_packages_dir() {
     local digest
-    digest=$({ declare -f debian_root; echo "$NODE_SUITE" "${NODE_PACKAGES[@]}"; } | sha256sum)
+    digest=$({ declare -f suite_root; echo "$NODE_SUITE" "${NODE_PACKAGES[@]}"; } | sha256sum)
     printf '%s/node-packages-%.12s\n' "$CURB_CACHE" "$digest"
 }
 
-install_packages() { debian_root minbase "$1" "${NODE_PACKAGES[@]}"; }
+install_packages() { suite_root minbase "$1" "${NODE_PACKAGES[@]}"; }
 
 build_node() {
     local dir packages
