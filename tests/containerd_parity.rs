@@ -182,6 +182,7 @@ const MOUNTS: &[Reason] = &[
     ("mount: / / ro,relatime ", "ours takes `rshared` at its word for the root too"),
     ("umask: ", "runc 1.1 forgets the umask of an exec"),
     ("status: Umask:", "runc 1.1 forgets the umask of an exec"),
+    ("limit: Max open files", "under runc 1.1 Go may raise the soft limit of an exec to the hard one, or not"),
 ];
 
 #[tokio::test]
