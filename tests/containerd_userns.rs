@@ -146,7 +146,11 @@ async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
         // "idmap mounts not yet supported"
         return Ok(());
     }
-    let volume = node.data().join("volume");
+    // A file system of its own, since an overlay cannot be mapped.
+    node.write("/var/lib/kubelet/pods/x", "")?;
+    node.run(&["mount", "-t", "tmpfs", "tmpfs", "/var/lib/kubelet/pods"])?;
+    let inside = "/var/lib/kubelet/pods/volume";
+    let volume = node.path(inside);
     fs::create_dir(&volume)?;
     fs::set_permissions(&volume, fs::Permissions::from_mode(0o777))?;
     for id in [0, 1000] {
@@ -160,7 +164,7 @@ async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
         let container = pod
             .container(&name)
             .uid(id)
-            .mapped_mount(&volume.to_string_lossy(), "/data")
+            .mapped_mount(inside, "/data")
             .shell(&format!("stat -c '%u %n' /data/*; echo x > /data/new-{id}; echo more >> /data/of-{id} && echo wrote; cat /data/of-{}", 1000 - id))
             .start()
             .await?;
@@ -174,7 +178,14 @@ async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
         let made = fs::metadata(volume.join(format!("new-{id}")))?;
         assert_eq!(i64::from(made.uid()), id);
     }
+    if ours() {
+        // The node's own files, as a hostPath volume mounts them, would be its own to write.
+        let greedy = pod.container("greedy").uid(0).mapped_mount("/etc", "/data").shell("exec sleep 1000");
+        let refused = greedy.start().await.map(drop).expect_err("root of the pod owns /etc of the node").to_string();
+        assert!(refused.contains("curb refuses run-as-root") && refused.contains("/data"), "{refused}");
+    }
     pod.remove().await?;
+    node.run(&["umount", "/var/lib/kubelet/pods"])?;
     node.expect_nothing_left().await
 }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use crate::idmap::IdMap;
 use crate::policy::Facts;
@@ -71,7 +71,38 @@ fn malformed(text: &[u8], error: serde_json::Error) -> SpecError {
 /// Looks at what `spec` names on the node; `leads_pod` is whether it is the spec of the container the pod is named
 /// after.
 pub fn gather(spec: &Spec, leads_pod: bool) -> Facts {
-    Facts { host_namespaces_joined: host_namespaces_joined(spec), swap_limit: crate::cgroup::swap_limit(), leads_pod }
+    Facts {
+        host_namespaces_joined: host_namespaces_joined(spec),
+        swap_limit: crate::cgroup::swap_limit(),
+        leads_pod,
+        node_files_mapped: node_files_mapped(spec),
+    }
+}
+
+/// Where the kubelet keeps the volumes of pods.
+const VOLUMES: &str = "/var/lib/kubelet/pods";
+
+/// The destinations of mounts whose owners are mapped and whose source, after every link, is not a pod's own: neither
+/// below the kubelet's directory of volumes nor a file containerd made for a sandbox.
+fn node_files_mapped(spec: &Spec) -> Vec<String> {
+    let mapped = |mount: &&Mount| {
+        let asked = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        asked(mount.uid_mappings())
+            || asked(mount.gid_mappings())
+            || mount.options().iter().flatten().any(|option| option == "idmap" || option == "ridmap")
+    };
+    let of_node = |mount: &&Mount| {
+        let source = mount.source().as_ref().map(fs::canonicalize);
+        !matches!(source, Some(Ok(path)) if path.starts_with(VOLUMES) || is_sandbox_file(&path))
+    };
+    let mounts = spec.mounts().iter().flatten().filter(mapped).filter(of_node);
+    mounts.map(|mount| mount.destination().display().to_string()).collect()
+}
+
+/// `…/io.containerd.*/sandboxes/<id>/…`, where CRI keeps a pod's hostname, hosts and shared memory.
+fn is_sandbox_file(path: &Path) -> bool {
+    let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    parts.windows(4).any(|part| part[0].starts_with("io.containerd.") && part[1] == "sandboxes")
 }
 
 /// The namespaces `spec` joins by path that are the node's own, or may be.

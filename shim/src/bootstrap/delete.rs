@@ -1,6 +1,7 @@
 //! `delete`: end what a dead daemon left behind, the whole pod if the id is the pod's.
 
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
@@ -8,6 +9,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use super::VerbError;
 use super::args::Invocation;
+use crate::{audit, config};
 
 /// What containerd records for a container whose shim died: killed.
 const KILLED: u32 = 128 + 9;
@@ -24,6 +26,7 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
         .build()
         .map_err(VerbError::io("start the event loop"))?;
     let ended = runtime.block_on(crate::leftovers::end(&invocation.namespace, &invocation.id, &bundle));
+    tell(invocation);
     let response = DeleteResponse {
         pid: ended.pid.unsigned_abs(),
         exit_status: KILLED,
@@ -31,6 +34,19 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
         ..Default::default()
     };
     response.write_to_bytes().map_err(|error| VerbError::Refused(format!("encode the reply of delete: {error}")))
+}
+
+/// Puts on record that a daemon died and what it left was removed. The clean-up does not depend on it.
+fn tell(invocation: &Invocation) {
+    let config = config::load(Path::new(config::DIRECTORY)).map(|config| config.audit);
+    // containerd gives the whole verb five seconds.
+    let settings = audit::Settings { patience: Duration::from_secs(1), ..config.unwrap_or_default() };
+    let event = audit::Event::new(crate::task::trail::RECOVERY)
+        .with("container.id", invocation.id.as_str())
+        .with("containerd.namespace", invocation.namespace.as_str());
+    if let Err(error) = audit::Log::new(settings).append(&event) {
+        log::error!("the end of {} is not on record: {}", invocation.id, crate::error::chain(&error));
+    }
 }
 
 fn absolute(bundle: PathBuf) -> Result<PathBuf, VerbError> {

@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 
 use super::floor::{
     HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS,
-    PRIVILEGED, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
+    PRIVILEGED, RUN_AS_ROOT, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process};
@@ -92,6 +92,10 @@ fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
     let mut denials = Vec::new();
     if let Some(process) = spec.process() {
         denials.extend(process::judge(process, root_allowed));
+        if let Some(place) = facts.node_files_mapped.first().filter(|_| process.user().uid() == 0 && root_allowed) {
+            let found = format!("as uid 0 it would own root's files of the node at {}", quote(place));
+            denials.push(Denial::new(&RUN_AS_ROOT, found));
+        }
     }
     if let Some(linux) = spec.linux() {
         denials.extend(host_namespaces(linux, facts));

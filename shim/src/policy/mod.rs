@@ -116,6 +116,9 @@ pub struct Facts {
     /// Whether the container is the first of its pod. No other can be the sandbox: the annotation alone proves nothing,
     /// since a pod's own annotations reach the spec where the runtime's configuration lets them.
     pub leads_pod: bool,
+    /// Where the container mounts, with their owners mapped, files that do not belong to its pod. The uid 0 of a user
+    /// namespace owns there what root owns on the node.
+    pub node_files_mapped: Vec<String>,
 }
 
 /// An admitted spec with the floor applied: the only thing from which a container may be created.

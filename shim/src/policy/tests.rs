@@ -36,7 +36,7 @@ fn container(changes: &[(&str, Value)]) -> Spec {
 }
 
 fn facts() -> Facts {
-    Facts { host_namespaces_joined: Vec::new(), swap_limit: true, leads_pod: true }
+    Facts { host_namespaces_joined: Vec::new(), swap_limit: true, leads_pod: true, node_files_mapped: Vec::new() }
 }
 
 fn audit() -> Settings {

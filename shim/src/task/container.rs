@@ -257,6 +257,7 @@ impl Container {
     pub(super) async fn watch_init(self: Arc<Self>, pod: Arc<Pod>, mut oom: OomWatch) {
         let Some(pidfd) = self.init.pidfd() else { return };
         let pid = self.init.pid();
+        let mut ooms = 0;
         let mut ended = std::pin::pin!(pod.children.wait(pid, pidfd));
         let exit = loop {
             tokio::select! {
@@ -264,7 +265,7 @@ impl Container {
                 oomed = oom.next() => match oomed {
                     Some(()) => {
                         drop(self.publish_oom(&pod));
-                        self.trail.tell(self.event(trail::OOM)).await;
+                        self.tell_oom(&mut ooms).await;
                     }
                     // The watch ended with the cgroup; only the exit is left to wait for.
                     None => break ended.await,
@@ -287,7 +288,7 @@ impl Container {
         if oom.check_now().unwrap_or(false) {
             let heard = self.publish_oom(&pod);
             let _ = timeout(OOM_HEARD, heard).await;
-            self.trail.tell(self.event(trail::OOM)).await;
+            self.tell_oom(&mut ooms).await;
         }
         self.note(|report| report.exited(&exit));
         pod.events.publish(
@@ -303,7 +304,17 @@ impl Container {
         );
         let status = exit.status;
         self.init.set_exit(exit);
-        self.trail.tell(self.event(trail::EXIT).with("process.pid", pid).with("process.exit.code", status)).await;
+        let event = self.event(trail::EXIT).with("process.pid", pid).with("process.exit.code", status);
+        self.trail.tell(event.with("curb.oom.count", (ooms > 0).then_some(ooms))).await;
+    }
+
+    /// Puts the first of a container's OOMs on record; the exit tells how many there were. A pod that runs out of
+    /// memory in a loop would otherwise fill the log with it, and turn out the records of others.
+    async fn tell_oom(&self, ooms: &mut u64) {
+        *ooms += 1;
+        if *ooms == 1 {
+            self.trail.tell(self.event(trail::OOM)).await;
+        }
     }
 
     fn publish_oom(&self, pod: &Pod) -> tokio::sync::oneshot::Receiver<()> {

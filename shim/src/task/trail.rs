@@ -38,14 +38,16 @@ const LONGEST: usize = 256;
 pub struct Trail {
     log: Log,
     on_failure: Failure,
-    /// Records that could not be written since the last that could.
-    missed: AtomicU64,
 }
+
+/// Records of this daemon that could not be written since the last that could, whichever container they were of: one
+/// that is gone by then must not take its gap along.
+static MISSED: AtomicU64 = AtomicU64::new(0);
 
 impl Trail {
     /// To the log `settings` describe.
     pub fn new(settings: Settings) -> Self {
-        Trail { on_failure: settings.on_failure, log: Log::new(settings), missed: AtomicU64::new(0) }
+        Trail { on_failure: settings.on_failure, log: Log::new(settings) }
     }
 
     /// Writes a record without which what it tells must not happen.
@@ -73,16 +75,15 @@ impl Trail {
     }
 
     async fn write(&self, event: &Event) -> Result<(), String> {
-        let missed = self.missed.load(Ordering::Relaxed);
-        let written = async {
-            if missed > 0 {
-                self.log.append_async(&Event::new(GAP).with("missed", missed)).await?;
-                self.missed.fetch_sub(missed, Ordering::Relaxed);
-            }
-            self.log.append_async(event).await
-        };
-        written.await.map(drop).map_err(|error| {
-            self.missed.fetch_add(1, Ordering::Relaxed);
+        let missed = MISSED.swap(0, Ordering::Relaxed);
+        if missed > 0
+            && let Err(error) = self.log.append_async(&Event::new(GAP).with("missed", missed)).await
+        {
+            MISSED.fetch_add(missed + 1, Ordering::Relaxed);
+            return Err(chain(&error));
+        }
+        self.log.append_async(event).await.map(drop).map_err(|error| {
+            MISSED.fetch_add(1, Ordering::Relaxed);
             chain(&error)
         })
     }
@@ -205,6 +206,6 @@ mod tests {
         lenient.require(event(START, &record())).await.unwrap();
         let told = lines(dir.path());
         let gap = told.iter().find(|line| line["name"] == json!(GAP)).unwrap();
-        assert_eq!(gap["missed"], json!(2));
+        assert_eq!(gap["missed"], json!(3));
     }
 }

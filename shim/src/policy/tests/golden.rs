@@ -161,7 +161,12 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
 
 #[test]
 fn a_namespace_joined_by_path_is_refused_when_it_is_the_nodes_own() {
-    let facts = Facts { host_namespaces_joined: vec![LinuxNamespaceType::Network], swap_limit: true, leads_pod: true };
+    let facts = Facts {
+        host_namespaces_joined: vec![LinuxNamespaceType::Network],
+        swap_limit: true,
+        leads_pod: true,
+        node_files_mapped: Vec::new(),
+    };
     let denied = admit(container(&[]), &facts, &Settings::default()).unwrap_err();
     assert!(denied.to_string().contains("shares the node's network namespace;"), "{denied}");
     let sandbox = bend(CRI_SANDBOX, &[]);
@@ -188,6 +193,11 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
     assert!(refusal(mapped(0, 0, 65536)).contains("run-as-root"));
     assert!(refusal(mapped(100_000, 1, 65536)).contains("run-as-root"));
     assert!(refusal(mapped(100_000, 0, 0)).contains("run-as-root"));
+    // Where the node's own files are mounted with their owners mapped, root of the pod owns what root owns.
+    let owner = Facts { node_files_mapped: vec!["/data".to_owned()], ..facts() };
+    let denied = admit(mapped(100_000, 0, 65536), &owner, &Settings::default()).unwrap_err().to_string();
+    assert!(denied.contains("run-as-root") && denied.contains("root's files of the node at \"/data\""), "{denied}");
+    assert!(denied.len() <= 200, "{denied}");
     // Whoever is the node's root under another name is no less root.
     let other = |host: u32| {
         container(&[
@@ -209,7 +219,12 @@ fn root_is_admitted_only_in_a_sandbox_or_under_a_user_namespace_that_maps_it_awa
         ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])),
     ];
     assert!(refusal(container(&only_mappings)).contains("run-as-root"));
-    let node = Facts { host_namespaces_joined: vec![LinuxNamespaceType::User], swap_limit: true, leads_pod: true };
+    let node = Facts {
+        host_namespaces_joined: vec![LinuxNamespaceType::User],
+        swap_limit: true,
+        leads_pod: true,
+        node_files_mapped: Vec::new(),
+    };
     let denied = admit(mapped(100_000, 0, 65536), &node, &Settings::default()).unwrap_err();
     assert!(denied.to_string().contains("run-as-root") && denied.to_string().contains("and 1 more"), "{denied}");
     let denied = admit(other(1), &node, &Settings::default()).unwrap_err();

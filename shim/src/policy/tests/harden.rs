@@ -166,7 +166,8 @@ fn the_unified_map_cannot_lift_a_limit() {
 
 #[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
-    let facts = Facts { host_namespaces_joined: Vec::new(), swap_limit: false, leads_pod: true };
+    let facts =
+        Facts { host_namespaces_joined: Vec::new(), swap_limit: false, leads_pod: true, node_files_mapped: Vec::new() };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
     let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
     assert_eq!(json(hardened.spec())["linux"]["resources"]["memory"], json!({"limit": MIB}));
