@@ -180,3 +180,30 @@ async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
     }
     node.expect_nothing_left().await
 }
+
+#[tokio::test]
+async fn apparmor_confines_a_container_and_its_execs_and_a_lost_profile_starts_nothing() -> Result<()> {
+    const DEFAULT: &str = "cri-containerd.apparmor.d (enforce)";
+    let node = start().await?;
+    for handler in handlers() {
+        let pod = node.pod("confined").runtime(&handler).run().await?;
+        let container = pod.container("main").shell("exec sleep 1000").start().await?;
+        let current = fs::read_to_string(node.proc(pid(&node, &container.id).await?, "attr/current"))?;
+        assert_eq!(current.trim_end(), DEFAULT, "{handler}");
+        let exec = container.exec(["cat", "/proc/self/attr/current"]).await?;
+        assert_eq!(exec.stdout.trim_end(), DEFAULT, "{handler}");
+        pod.remove().await?;
+    }
+    // Past the CRI, which looks for the profile itself.
+    let task = node.task("lost", &["/probe", "sleep"]).set("/process/apparmorProfile", "curb-no-such-profile".into());
+    let refused = match task.create().await {
+        Err(status) => status,
+        Ok(task) => {
+            let status = task.start("").await.expect_err("it runs unconfined");
+            task.delete().await?;
+            status
+        }
+    };
+    assert!(refused.message().contains("apparmor"), "{refused}");
+    node.expect_nothing_left().await
+}

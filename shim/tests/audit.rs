@@ -107,6 +107,15 @@ fn a_thousand_writers_killed_at_any_moment_lose_no_acknowledged_record() {
     println!("{} records acknowledged, {} torn lines, {KILLS} writers killed", acknowledged.len(), report.recovered);
 }
 
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Another test may be between fork and exec, and hold what is open here for that long.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,6 +123,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
     std::fs::create_dir(&place).unwrap();
     let options = Some("size=64k");
     nix::mount::mount(Some("tmpfs"), &place, Some("tmpfs"), nix::mount::MsFlags::empty(), options).unwrap();
+    let _mounted = Mounted(place.clone());
     let log = Log::new(Settings { keep: 0, ..settings(&place) });
     let event = Event::new("curb.test").with("text", "x".repeat(1000));
     let mut written = 0;
@@ -129,7 +139,6 @@ fn a_full_disk_refuses_and_loses_nothing() {
     nix::mount::mount(Some("tmpfs"), &place, Some("tmpfs"), nix::mount::MsFlags::MS_REMOUNT, options).unwrap();
     log.append(&event).unwrap();
     let report = verify(&place);
-    nix::mount::umount(&place).unwrap();
     let text = format!("{error} {}", std::error::Error::source(&error).unwrap());
     assert!(text.starts_with("write ") && written > 10, "{text}, {written}");
     assert!(matches!(again, curb::audit::AuditError::Io { .. }));
