@@ -66,6 +66,25 @@ impl Children {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
     }
 
+    /// Resolves when the process ended and leaves it to be reaped: until then `/proc` tells of it, and its pid is nobody
+    /// else's.
+    ///
+    /// # Errors
+    /// If the pidfd cannot be polled.
+    pub async fn ended(&self, pidfd: Arc<OwnedFd>) -> std::io::Result<()> {
+        let pidfd = crate::sys::watch_shared_fd(pidfd, Interest::READABLE)?;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        loop {
+            let mut ready = pidfd.readable().await?;
+            match waitid(Id::PIDFd(pidfd.get_ref().as_fd()), flags) {
+                Ok(WaitStatus::StillAlive) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                // Whoever reaps it learns what is wrong, if anything is.
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Resolves when the process ended, and reaps it.
     ///
     /// # Errors

@@ -159,6 +159,8 @@ fn start_time(pid: i32) -> Option<u64> {
 pub struct Ended {
     /// Pid of its init, 0 if unknown.
     pub pid: i32,
+    /// The containers of which something was left.
+    pub removed: Vec<String>,
 }
 
 /// Ends the container `id`, and if it names a group, the group's daemon and every container of it.
@@ -166,7 +168,8 @@ pub struct Ended {
 /// Called when the daemon is dead or unreachable. containerd runs `delete` for the sandbox only, so a dead shim's other
 /// containers would run on without it (containerd#10727).
 pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
-    let ended = Ended {
+    let mut ended = Ended {
+        removed: Vec::new(),
         pid: Store::at(record::RUN_DIR)
             .read(namespace, id)
             .ok()
@@ -196,6 +199,7 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
         if let Err(error) = remove_container(namespace, &member, &cgroup, &facts.bundle.join("rootfs")).await {
             log::error!("remove container {member}: {}", chain(&error));
         }
+        ended.removed.push(member);
     }
     ended
 }

@@ -9,7 +9,10 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use super::VerbError;
 use super::args::Invocation;
-use crate::{audit, config};
+use crate::audit::{Event, Log, Settings};
+use crate::config;
+use crate::error::chain;
+use crate::task::trail::RECOVERY;
 
 /// What containerd records for a container whose shim died: killed.
 const KILLED: u32 = 128 + 9;
@@ -26,7 +29,7 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
         .build()
         .map_err(VerbError::io("start the event loop"))?;
     let ended = runtime.block_on(crate::leftovers::end(&invocation.namespace, &invocation.id, &bundle));
-    tell(invocation);
+    tell(&invocation.namespace, &ended.removed);
     let response = DeleteResponse {
         pid: ended.pid.unsigned_abs(),
         exit_status: KILLED,
@@ -36,16 +39,20 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
     response.write_to_bytes().map_err(|error| VerbError::Refused(format!("encode the reply of delete: {error}")))
 }
 
-/// Puts on record that a daemon died and what it left was removed. The clean-up does not depend on it.
-fn tell(invocation: &Invocation) {
+/// Puts on record what a daemon that died has left and was removed. The clean-up does not depend on it.
+fn tell(namespace: &str, removed: &[String]) {
+    if removed.is_empty() {
+        return;
+    }
     let config = config::load(Path::new(config::DIRECTORY)).map(|config| config.audit);
     // containerd gives the whole verb five seconds.
-    let settings = audit::Settings { patience: Duration::from_secs(1), ..config.unwrap_or_default() };
-    let event = audit::Event::new(crate::task::trail::RECOVERY)
-        .with("container.id", invocation.id.as_str())
-        .with("containerd.namespace", invocation.namespace.as_str());
-    if let Err(error) = audit::Log::new(settings).append(&event) {
-        log::error!("the end of {} is not on record: {}", invocation.id, crate::error::chain(&error));
+    let log = Log::new(Settings { patience: Duration::from_secs(1), ..config.unwrap_or_default() });
+    for id in removed {
+        let event = Event::new(RECOVERY).with("container.id", id.as_str()).with("containerd.namespace", namespace);
+        if let Err(error) = log.append(&event) {
+            log::error!("the end of {id} is not on record: {}", chain(&error));
+            return;
+        }
     }
 }
 

@@ -258,8 +258,8 @@ impl Container {
         let Some(pidfd) = self.init.pidfd() else { return };
         let pid = self.init.pid();
         let mut ooms = 0;
-        let mut ended = std::pin::pin!(pod.children.wait(pid, pidfd));
-        let exit = loop {
+        let mut ended = std::pin::pin!(pod.children.ended(Arc::clone(&pidfd)));
+        let watched = loop {
             tokio::select! {
                 ended = &mut ended => break ended,
                 oomed = oom.next() => match oomed {
@@ -272,12 +272,16 @@ impl Container {
                 },
             }
         };
+        // A start under way announces itself first, and looks at init in `/proc` before it is reaped.
+        let _lifecycle = self.lifecycle.lock().await;
+        let exit = match watched {
+            Ok(()) => pod.children.wait(pid, pidfd).await,
+            Err(error) => Err(error),
+        };
         let exit = exit.unwrap_or_else(|error| {
             log::error!("wait for the init of {}: {error}", self.id);
             Exit::now(255)
         });
-        // A start under way announces itself first.
-        let _lifecycle = self.lifecycle.lock().await;
         if !self.private_pids
             && let Err(error) = self.kill_cgroup().await
         {
