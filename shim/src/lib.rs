@@ -37,6 +37,7 @@ pub mod record;
 #[cfg(feature = "ctl")]
 pub mod ctl;
 pub mod error;
+pub mod hex;
 #[cfg(feature = "reporter")]
 pub mod reporter;
 pub mod sys;

@@ -10,6 +10,8 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::hex;
+
 /// Bytes of a key, a MAC and a digest.
 pub const LENGTH: usize = 32;
 
@@ -46,12 +48,12 @@ impl Key {
 
     /// Reads 64 hexadecimal digits, with space around them.
     pub fn from_hex(text: &str) -> Option<Self> {
-        hex_decode(text.trim()).map(Self::from_bytes)
+        hex::decode(text.trim()).map(Self::from_bytes)
     }
 
     /// 64 hexadecimal digits.
     pub fn to_hex(&self) -> Zeroizing<String> {
-        Zeroizing::new(hex(&self.0[..]))
+        Zeroizing::new(hex::encode(&self.0[..]))
     }
 
     /// The secret itself, for the state file.
@@ -67,7 +69,7 @@ impl Key {
 
     /// What tells this chain of keys from others; taken of its first key, and no secret.
     pub fn id(&self) -> String {
-        hex(&self.derive(b"curb audit: key id")[..8])
+        hex::encode(&self.derive(b"curb audit: key id")[..8])
     }
 
     /// Authenticates `bytes`.
@@ -91,25 +93,6 @@ pub(super) fn same(one: &Mac, other: &Mac) -> bool {
 /// SHA-256.
 pub(super) fn digest(bytes: &[u8]) -> [u8; LENGTH] {
     Sha256::digest(bytes).into()
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads what [`hex`] wrote of [`LENGTH`] bytes.
-pub(super) fn hex_decode(text: &str) -> Option<[u8; LENGTH]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * LENGTH {
-        return None;
-    }
-    let mut bytes = [0; LENGTH];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
-        *byte = u8::try_from(high? << 4 | low?).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -141,7 +124,7 @@ mod tests {
         let mut hmac = Hmac::<Sha256>::new_from_slice(b"Jefe").unwrap();
         hmac.update(b"what do ya want for nothing?");
         assert_eq!(
-            hex(&hmac.finalize().into_bytes()),
+            hex::encode(&hmac.finalize().into_bytes()),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
     }

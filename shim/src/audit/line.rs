@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::key::{Key, LENGTH, Mac, hex, hex_decode, same};
-use crate::record;
+use super::key::{Key, LENGTH, Mac, same};
+use crate::{hex, record};
 
 /// The longest line, in bytes with its end.
 pub const MAX_LINE: usize = 64 << 10;
@@ -78,14 +78,14 @@ pub(super) fn write(event: &Event, link: &Link, key: &Key, now: SystemTime) -> s
         time: record::timestamp(now),
         name: event.name,
         attributes: &event.attributes,
-        prev: hex(&link.prev),
+        prev: hex::encode(&link.prev),
         key: &link.key_id,
         epoch: link.epoch,
     })?;
     line.pop();
     let mac = key.mac(&line);
     line.extend_from_slice(BEFORE_MAC);
-    line.extend_from_slice(hex(&mac).as_bytes());
+    line.extend_from_slice(hex::encode(&mac).as_bytes());
     line.extend_from_slice(b"\"}\n");
     Ok((line, mac))
 }
@@ -130,8 +130,8 @@ impl<'a> Line<'a> {
         if digits != whole.mac.as_bytes() {
             return None;
         }
-        let link = Link { seq: whole.seq, prev: hex_decode(&whole.prev)?, key_id: whole.key, epoch: whole.epoch };
-        let mac = hex_decode(&whole.mac)?;
+        let link = Link { seq: whole.seq, prev: hex::decode(&whole.prev)?, key_id: whole.key, epoch: whole.epoch };
+        let mac = hex::decode(&whole.mac)?;
         Some(Line { signed, mac, link, name: whole.name, time: whole.time, attributes: whole.attributes })
     }
 

@@ -10,11 +10,12 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::key::{Key, hex, hex_decode, same};
+use super::key::{Key, same};
 use super::line::{self, Event, Line, Link, MAX_LINE};
 use super::settings::{Fsync, Settings};
 use super::state::{self, State};
 use super::{AuditError, own};
+use crate::hex;
 
 /// The log of a node. Holds no file open and no key in memory between two records.
 #[derive(Debug)]
@@ -39,9 +40,9 @@ pub struct Head {
 
 impl Head {
     fn of(state: &State) -> Self {
-        let (prev, key) = (hex(&state.prev), state.key_id.clone());
+        let (prev, key) = (hex::encode(&state.prev), state.key_id.clone());
         let mut head = Head { seq: state.seq, prev, key, epoch: state.epoch, mac: String::new() };
-        head.mac = hex(&state.key.mac(head.signed().as_bytes()));
+        head.mac = hex::encode(&state.key.mac(head.signed().as_bytes()));
         head
     }
 
@@ -51,7 +52,7 @@ impl Head {
 
     /// Whether it was signed with `key`.
     pub fn authentic(&self, key: &Key) -> bool {
-        hex_decode(&self.mac).is_some_and(|mac| same(&mac, &key.mac(self.signed().as_bytes())))
+        hex::decode(&self.mac).is_some_and(|mac| same(&mac, &key.mac(self.signed().as_bytes())))
     }
 }
 
@@ -332,7 +333,7 @@ impl Held<'_> {
         let event = Event::new(own::RECOVERED)
             .with("reason", "foreign")
             .with("bytes", at - known)
-            .with("sha256", hex(&hash.finalize()));
+            .with("sha256", hex::encode(&hash.finalize()));
         self.write(current, &event).map(drop)
     }
 

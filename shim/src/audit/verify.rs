@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::key::{Key, Mac, hex, hex_decode};
+use super::key::{Key, Mac};
 use super::line::{Line, MAX_LINE};
 use super::{Head, own};
+use crate::hex;
 
 /// The most steps a key is moved on for one record: beyond it a forged number would keep the verifier busy for ever.
 const MAX_STEPS: u64 = 1 << 32;
@@ -138,7 +139,7 @@ impl Verifier {
         let count = doubtful.lines.len() as u64;
         let seq = line.seq();
         let accounted = line.name == own::RECOVERED
-            && line.text("sha256").is_some_and(|digest| digest == hex(&doubtful.hash.finalize()));
+            && line.text("sha256").is_some_and(|digest| digest == hex::encode(&doubtful.hash.finalize()));
         if count > 0 && accounted {
             self.report.recovered += count;
         }
@@ -186,7 +187,7 @@ impl Verifier {
                 Some(format!("the log goes on after record {}, where the node left it", head.seq))
             } else {
                 let last = self.before.as_ref().map(|(_, mac, _)| *mac);
-                let other = last.is_some_and(|mac| hex_decode(&head.prev) != Some(mac));
+                let other = last.is_some_and(|mac| hex::decode(&head.prev) != Some(mac));
                 other.then(|| "the last record is not the one the node wrote last".to_owned())
             };
             if let Some(what) = what {

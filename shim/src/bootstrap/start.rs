@@ -90,11 +90,7 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
 /// The address containerd and its tests compute for a group: the sha256 of address, namespace and group.
 pub fn socket_path(dir: &Path, address: &str, namespace: &str, group: &str) -> PathBuf {
     let name = Sha256::digest(PathBuf::from(address).join(namespace).join(group).as_os_str().as_encoded_bytes());
-    let mut hex = String::with_capacity(64);
-    for byte in name {
-        hex.push_str(&format!("{byte:02x}"));
-    }
-    dir.join(hex)
+    dir.join(crate::hex::encode(&name))
 }
 
 /// A listener at `socket`, or `None` if the group's daemon already accepts connections there.

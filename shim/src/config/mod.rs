@@ -36,8 +36,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use self::raw::{Layer, Leaf, OnFailure, Raw, last};
-use crate::audit;
 use crate::policy::{LimitSettings, Limits, Mode, Settings};
+use crate::{audit, hex};
 
 /// Where the configuration is.
 pub const DIRECTORY: &str = "/etc/curb";
@@ -114,7 +114,7 @@ impl Config {
         for entry in &self.entries {
             hash.update(format!("{} = {}\n", entry.key, entry.value));
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hash.finalize())
     }
 }
 

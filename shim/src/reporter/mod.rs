@@ -15,6 +15,8 @@ use std::process::ExitCode;
 
 use options::{Command, HELP};
 
+use crate::error::chain;
+
 /// What `curb-reporter` does with its arguments. 0 after SIGTERM or SIGINT, 1 when it cannot serve, 2 for
 /// arguments it does not know.
 pub fn main() -> ExitCode {
@@ -43,17 +45,6 @@ pub fn main() -> ExitCode {
 fn log(line: &str) {
     // A log that nobody reads is no reason to stop serving.
     let _ = writeln!(std::io::stderr(), "curb-reporter: {line}");
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn print(to: &mut dyn Write, text: &str, code: ExitCode) -> ExitCode {

@@ -185,8 +185,7 @@ impl Container {
     /// What is told of a process before it runs. Its arguments may be secrets, so only their digest is.
     fn exec_event(&self, exec: &Exec) -> Event {
         let args = exec.spec.process().args().as_deref().unwrap_or_default();
-        let digest = Sha256::digest(args.join("\0"));
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = crate::hex::encode(&Sha256::digest(args.join("\0")));
         self.event(trail::EXEC)
             .with("curb.exec.id", exec.id.as_str())
             .with("process.args_count", args.len())

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::super::Error;
+use super::super::{Error, plain};
 use crate::audit::Line;
 
 /// Attributes that have a place of their own in a printed line.
@@ -58,11 +58,6 @@ pub(super) fn print(line: &[u8], record: &Line<'_>, json: bool, out: &mut dyn Wr
         }
     }
     Ok(writeln!(out)?)
-}
-
-/// A text a terminal takes for nothing but text: names in a record may be an attacker's.
-fn plain(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

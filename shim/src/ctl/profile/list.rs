@@ -109,5 +109,5 @@ fn text(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
 }
 
 fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::encode(&Sha256::digest(text))
 }

@@ -206,7 +206,7 @@ pub fn digest<'a>(programs: impl IntoIterator<Item = &'a Vec<u8>>) -> String {
     for program in programs {
         hash.update(program);
     }
-    hash.finalize().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    format!("sha256:{}", crate::hex::encode(&hash.finalize()))
 }
 
 fn privileges(expected: &Expected, view: &KernelView, at: Option<(u32, u32)>, findings: &mut Findings) {

@@ -8,6 +8,7 @@ use curb_seccomp_profiles::{Arch, floor_digest};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::super::plain;
 use super::compare::{Finding, Verdict, digest};
 use super::expected::Expected;
 use super::seen::Container;
@@ -119,7 +120,7 @@ impl Report {
     /// The report on `containers`.
     pub fn new(arch: Arch, containers: Vec<Told>, unreadable: Vec<String>) -> Self {
         let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
-        let hex = Sha256::digest(PROFILE).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = crate::hex::encode(&Sha256::digest(PROFILE));
         let unread = unreadable.iter().map(|_| Verdict::Unknown);
         Report {
             verdict: worst(containers.iter().map(|told| told.verdict).chain(unread)),
@@ -238,22 +239,6 @@ fn count(number: usize, thing: &str) -> String {
         (_, false) => "s",
     };
     format!("{number} {thing}{plural}")
-}
-
-/// Text that may be the container's, as it may stand on a terminal: what could move the cursor, change colours or turn
-/// the direction of writing is spelt out.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                plain.extend(c.escape_unicode());
-            }
-            c if c.is_control() => plain.extend(c.escape_default()),
-            c => plain.push(c),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]
