@@ -126,7 +126,8 @@ build_image() {
         printf '%s\n' "$config"
         declare -f write_image skeleton static_program agent_layout "${name/agent/python}_root"
         [[ $name == probe ]] && declare -f busybox_root
-        sha256sum "${inputs[@]}"
+        # By name and content: a clone at another path makes the same image.
+        sha256sum "${inputs[@]}" | sed 's, .*/, ,'
     } | sha256sum)
     [[ -e $out && -d $CURB_CACHE/rootfs/$name && -e $stamp && $(<"$stamp") == "$digest" ]] && return
     step "building image $name"
