@@ -99,12 +99,15 @@ python_root() {
     skeleton "$root"
     mkdir -p "$root/usr"
     local path
-    # The merged /usr of new suites makes /lib a link; take both shapes.
     for path in lib lib64; do
-        [[ -e $root/full/$path || -L $root/full/$path ]] && cp -a "$root/full/$path" "$root/$path"
+        [[ ! -d $root/full/usr/$path ]] || cp -a "$root/full/usr/$path" "$root/usr/$path"
+        # Old suites fill /lib, newer ones link it to /usr/lib, the newest leave that link to a package not taken here.
+        if [[ -e $root/full/$path || -L $root/full/$path ]]; then
+            cp -a "$root/full/$path" "$root/$path"
+        elif [[ -d $root/usr/$path ]]; then
+            ln -s "usr/$path" "$root/$path"
+        fi
     done
-    cp -a "$root/full/usr/lib" "$root/usr/lib"
-    [[ -d $root/full/usr/lib64 ]] && cp -a "$root/full/usr/lib64" "$root/usr/lib64"
     mkdir -p "$root/usr/bin"
     cp -a "$root"/full/usr/bin/python3* "$root/usr/bin/"
     rm -rf "$root/full"
