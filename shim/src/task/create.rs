@@ -83,8 +83,13 @@ impl Pod {
         let config = config::load(Path::new(config::DIRECTORY))
             .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
         let digest = config.digest();
+        let peers: Vec<i32> = self.containers().iter().map(|container| container.init.pid()).collect();
+        let reserved = [config.audit.path.clone(), config.audit.key_file.clone(), config.audit.state.clone()];
+        let origin =
+            facts::Origin { bundle: &bundle, id: &request.id, group: &self.group, peers: &peers, reserved: &reserved };
         let trail = Trail::new(config.audit);
-        let hardened = match judge(spec, request.id == self.group, &config.policy) {
+        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, &config.policy);
+        let hardened = match policy::admit(spec, &facts, &config.policy).map(policy::Admitted::harden) {
             Ok(hardened) => hardened,
             Err(denied) => {
                 report.refused(&denied);
@@ -92,7 +97,7 @@ impl Pod {
                 trail.tell(trail::verdict(report.record(), &digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
-                return Err(TaskError::Refused(denied.to_string()));
+                return Err(TaskError::Refused(denied.sentence(None)));
             }
         };
         if !hardened.mode().enforces() {
@@ -109,7 +114,7 @@ impl Pod {
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
-        let launched = self.launch(request, dir, hardened, cgroup.clone(), report, trail).await;
+        let launched = self.launch(request, dir, (hardened, judged), cgroup.clone(), report, trail).await;
         if launched.is_err()
             && let Err(error) =
                 leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
@@ -123,7 +128,7 @@ impl Pod {
         self: &Arc<Self>,
         request: &CreateTaskRequest,
         dir: PathBuf,
-        hardened: Hardened,
+        (hardened, judged): (Hardened, facts::Judged),
         cgroup: Cgroup,
         mut report: Report,
         trail: Trail,
@@ -201,6 +206,8 @@ impl Pod {
                         "the kernel does not enforce the floor: init shares the node's {kind:?} namespace"
                     )));
                 }
+                facts::check_mounted(created.init.pid, &judged)
+                    .map_err(|error| TaskError::FailedPrecondition(chain(&error)))?;
             }
             let leader = (request.id != self.group)
                 // No process has the number 0, so a leader that is gone lets nobody join it.
@@ -274,12 +281,6 @@ impl Pod {
         }
         created.map_err(|error| TaskError::Failed(chain(&error)))
     }
-}
-
-/// The policy's verdict on `spec` under the node's settings as they are now; see [`facts::gather`].
-fn judge(spec: Spec, leads_pod: bool, settings: &policy::Settings) -> Result<Hardened, policy::Denied> {
-    let facts = facts::gather(&spec, leads_pod);
-    Ok(policy::admit(spec, &facts, settings)?.harden())
 }
 
 /// Whether init gets a pid namespace of its own, with which the kernel ends every other process of the container.

@@ -166,8 +166,7 @@ fn the_unified_map_cannot_lift_a_limit() {
 
 #[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
-    let facts =
-        Facts { host_namespaces_joined: Vec::new(), swap_limit: false, leads_pod: true, node_files_mapped: Vec::new() };
+    let facts = Facts { swap_limit: false, ..facts(&container(&[])) };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
     let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
     assert_eq!(json(hardened.spec())["linux"]["resources"]["memory"], json!({"limit": MIB}));
@@ -251,7 +250,7 @@ fn nothing_runs_before_every_other_process_of_the_node() {
 #[test]
 fn an_update_with_a_path_for_a_key_is_refused_in_either_mode() {
     for settings in [Settings::default(), audit()] {
-        let floor = admit(container(&[]), &facts(), &settings).unwrap().harden().floor();
+        let floor = judge_by(container(&[]), &settings).unwrap().floor();
         for key in ["a/b", "..", "", "."] {
             assert!(harden_update(resources(json!({"unified": {key: "1"}})), &floor).is_err(), "{key}");
         }
@@ -267,7 +266,7 @@ fn audit_records_everything_and_changes_nothing() {
         ("/hooks", json!({"startContainer": [{"path": "/x"}]})),
     ]);
     let before = serde_json::to_string(&json(&spec)).unwrap();
-    let hardened = admit(spec.clone(), &facts(), &audit()).unwrap().harden();
+    let hardened = judge_by(spec.clone(), &audit()).unwrap();
     assert_eq!(serde_json::to_string(&json(hardened.spec())).unwrap(), before);
     assert_eq!(hardened.mode(), Mode::Audit);
     let found: Vec<_> = hardened.denials().iter().map(Denial::rule).collect();
@@ -289,7 +288,7 @@ fn audit_records_everything_and_changes_nothing() {
 fn audit_still_refuses_what_no_runtime_could_run() {
     for (id, spec) in broken() {
         let level = floor::RULES.iter().find(|r| r.id == id).unwrap().level;
-        let refused = admit(spec, &facts(), &audit()).is_err();
+        let refused = judge_by(spec, &audit()).is_err();
         assert_eq!(refused, level == floor::Level::Malformed, "{id}");
     }
 }
