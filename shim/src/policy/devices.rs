@@ -39,10 +39,12 @@ pub(super) fn judge(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denia
     nodes.chain(rules).map(|found| Denial::new(&HOST_DEVICES, found)).collect()
 }
 
-/// Whether a rule lets devices be opened. Leave to make their nodes, which every runtime gives, takes a capability.
+/// Whether a rule lets some devices be opened. Leave to make their nodes, which every runtime gives, takes a capability;
+/// a rule for every device makes a container privileged.
 fn opens(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
-    rule.allow() && (access.is_empty() || access.contains(['r', 'w']) || is_any(rule.typ()))
+    let numbered = [rule.major(), rule.minor()].into_iter().flatten().any(|number| number >= 0);
+    rule.allow() && numbered && !is_any(rule.typ()) && (access.is_empty() || access.contains(['r', 'w']))
 }
 
 fn is_any(kind: Option<LinuxDeviceType>) -> bool {
@@ -84,8 +86,7 @@ fn is_covered(
             && (major, minor) == (Some(device.major()), Some(device.minor()))
             && allowed(device)
     };
-    !is_any(rule.typ())
-        && (number_allowed(rule.typ(), major, minor, allow) || linux.devices().iter().flatten().any(listed))
+    number_allowed(rule.typ(), major, minor, allow) || linux.devices().iter().flatten().any(listed)
 }
 
 fn number_allowed(kind: Option<LinuxDeviceType>, major: Option<i64>, minor: Option<i64>, allow: &Allowances) -> bool {

@@ -45,7 +45,7 @@ pub(super) fn harden(
         resources.and_then(|resources| resources.memory().as_ref()?.limit()).and_then(|l| u64::try_from(l).ok());
     mounts::harden(spec, secrets, settings, memory, changes);
     if let (Role::Container, Some(user)) = (floor.role, user) {
-        give_agent_directories(spec, &user, settings.agent_tmpfs, changes);
+        give_agent_directories(spec, &user, settings.agent_tmpfs.min(memory.unwrap_or(u64::MAX)), changes);
     }
 }
 

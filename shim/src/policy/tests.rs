@@ -4,6 +4,7 @@
 mod golden;
 mod harden;
 mod property;
+mod rules;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Value, json};

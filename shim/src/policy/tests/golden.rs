@@ -133,25 +133,30 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         let denied = judge(spec).unwrap_err();
         assert_eq!(denied.denials().iter().map(Denial::rule).collect::<Vec<_>>(), [id]);
         let rule = RULES.iter().find(|r| r.id == id).unwrap();
-        assert_ne!(rule.level, Level::Amend, "{id}");
+        assert!(matches!(rule.level, Level::Refuse | Level::Malformed), "{id}");
         used.push(id);
     }
+    for (spec, settings, _) in rules::cases() {
+        used.extend(judge_by(spec, &settings).unwrap_err().denials().iter().map(Denial::rule));
+    }
     let bare = container(&[
-        ("/linux/maskedPaths", json!([])),
-        ("/linux/readonlyPaths", json!([])),
+        ("/linux/readonlyPaths", json!(["/proc/sys"])),
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
         ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
+        ("/mounts/-", json!({"destination": "/scratch", "type": "tmpfs"})),
     ]);
     for change in hardened(bare).changes() {
         let rule = RULES.iter().find(|r| r.id == change.rule()).unwrap();
-        assert_eq!(rule.level, Level::Amend, "{}", rule.id);
+        assert!(matches!(rule.level, Level::Amend | Level::Give), "{}", rule.id);
         used.push(rule.id);
     }
+    // What only the node can tell; each is broken in a test of its own.
+    used.extend(["foreign-namespaces", "mac-label"]);
     for (i, rule) in RULES.iter().enumerate() {
         assert!(used.contains(&rule.id), "{} is never applied", rule.id);
         assert!(rule.reason.len() > 20 && rule.fix.len() > 20, "{}", rule.id);
-        assert!(rule.fix.chars().count() <= 110 && rule.id.len() <= 24, "{}", rule.id);
+        assert!(rule.id.len() <= 24, "{}", rule.id);
         assert!(rule.id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", rule.id);
         assert!(RULES[..i].iter().all(|r| r.id != rule.id), "{} stands twice", rule.id);
         let ids = [rule.pss, rule.cis, rule.nist];
@@ -277,7 +282,6 @@ fn default_specs_and_narrower_wishes_are_not_taken_for_privileged() {
         container(&[]),
         container(&[("/process/capabilities/bounding", json!(["CAP_SYS_ADMIN", "CAP_SYS_MODULE"]))]),
         container(&[("/linux/resources/devices/-", mknod)]),
-        container(&[("/linux/resources/devices/-", json!({"allow": true, "type": "c", "major": 195, "access": "rw"}))]),
         container(&[("/linux/resources/devices", all_then_none)]),
         container(&[("/linux/maskedPaths", json!(null))]),
         container(&[("/mounts/4/options", json!(["rw"]))]),

@@ -52,8 +52,10 @@ fn a_default_cri_container_is_brought_to_the_floor() {
         "no-new-privileges",
         "masked-paths",
         "memory-limit",
+        "swap-limit",
         "cpu-limit",
         "pids-limit",
+        "mount-flags",
         "agent-directories",
     ];
     assert_eq!(rules(hardened.changes()), expected);
@@ -76,7 +78,10 @@ fn hardening_twice_changes_nothing_more() {
 fn a_sandbox_gets_limits_but_no_agent_directories() {
     let hardened = hardened(bend(CRI_SANDBOX, &[]));
     assert_eq!(hardened.role(), Role::Sandbox);
-    assert_eq!(rules(hardened.changes()), ["capabilities", "masked-paths", "memory-limit", "cpu-limit", "pids-limit"]);
+    assert_eq!(
+        rules(hardened.changes()),
+        ["capabilities", "masked-paths", "memory-limit", "swap-limit", "cpu-limit", "pids-limit"]
+    );
 }
 
 #[test]
@@ -103,7 +108,9 @@ fn missing_capabilities_become_five_empty_lists() {
 fn agent_directories_are_given_only_where_the_pod_mounts_nothing() {
     let given = |destination: &str| -> Vec<String> {
         let mount = json!({"destination": destination, "type": "bind", "source": "/x", "options": ["rbind"]});
-        let hardened = hardened(container(&[("/mounts/-", mount)]));
+        let allow = Allowances { bind_sources: vec!["/x".into()], ..Allowances::default() };
+        let hardened =
+            judge_by(container(&[("/mounts/-", mount)]), &Settings { allow, ..Settings::default() }).unwrap();
         let of_floor = hardened.changes().iter().filter(|c| c.rule() == "agent-directories");
         of_floor.map(|c| c.what().split(':').next().unwrap().to_owned()).collect()
     };
@@ -281,7 +288,7 @@ fn audit_records_everything_and_changes_nothing() {
 
     let asked = resources(json!({"memory": {"limit": -1}}));
     let (now, changes) = harden_update(asked.clone(), &hardened.floor()).unwrap();
-    assert_eq!((now, rules(&changes)), (asked, vec!["memory-limit"]));
+    assert_eq!((now, rules(&changes)), (asked, vec!["memory-limit", "swap-limit"]));
 }
 
 #[test]
