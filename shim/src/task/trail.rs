@@ -56,7 +56,7 @@ impl Trail {
     /// FAILED_PRECONDITION if it cannot be written, unless the node's configuration allows that.
     pub async fn require(&self, event: Event) -> Result<(), TaskError> {
         match (self.write(&event).await, self.on_failure) {
-            (Ok(()), _) => Ok(()),
+            (Ok(_), _) => Ok(()),
             (Err(error), Failure::Refuse) => {
                 Err(TaskError::FailedPrecondition(format!("no record, no start: {error}")))
             }
@@ -67,14 +67,14 @@ impl Trail {
         }
     }
 
-    /// Writes a record of what has happened.
-    pub async fn tell(&self, event: Event) {
-        if let Err(error) = self.write(&event).await {
-            log::error!("{} is not on record: {error}", event.name());
-        }
+    /// Writes a record of what has happened, and returns its number in the log, by which a person finds it there; `None`
+    /// if it could not be written.
+    pub async fn tell(&self, event: Event) -> Option<u64> {
+        let told = self.write(&event).await;
+        told.inspect_err(|error| log::error!("{} is not on record: {error}", event.name())).ok()
     }
 
-    async fn write(&self, event: &Event) -> Result<(), String> {
+    async fn write(&self, event: &Event) -> Result<u64, String> {
         let missed = MISSED.swap(0, Ordering::Relaxed);
         if missed > 0
             && let Err(error) = self.log.append_async(&Event::new(GAP).with("missed", missed)).await
@@ -82,7 +82,7 @@ impl Trail {
             MISSED.fetch_add(missed + 1, Ordering::Relaxed);
             return Err(chain(&error));
         }
-        self.log.append_async(event).await.map(drop).map_err(|error| {
+        self.log.append_async(event).await.map_err(|error| {
             MISSED.fetch_add(1, Ordering::Relaxed);
             chain(&error)
         })
@@ -201,11 +201,12 @@ mod tests {
             "{error}"
         );
         lenient.require(event(START, &record())).await.unwrap();
-        lenient.tell(event(EXIT, &record())).await;
+        assert_eq!(lenient.tell(event(EXIT, &record())).await, None);
         std::fs::remove_dir(dir.path().join("audit.jsonl")).unwrap();
         lenient.require(event(START, &record())).await.unwrap();
         let told = lines(dir.path());
         let gap = told.iter().find(|line| line["name"] == json!(GAP)).unwrap();
         assert_eq!(gap["missed"], json!(3));
+        assert!(lenient.tell(event(EXIT, &record())).await.is_some());
     }
 }
