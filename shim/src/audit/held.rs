@@ -94,7 +94,7 @@ impl<'a> Held<'a> {
             None => false,
         };
         let state = self.state()?;
-        if (state.epoch, state.in_epoch) == (0, 0) {
+        if state.seq == state.since {
             let begun = Event::new(own::BEGUN).with("key.id", state.key_id.as_str());
             self.write(&current, &begun.with("key.kept", kept.then_some(true)))?;
         }
@@ -122,7 +122,7 @@ impl<'a> Held<'a> {
             }
             None => self.make_key()?,
         };
-        self.save(State::begin(&key), true)?;
+        self.save(State::begin(&key, self.settings.records_per_key), true)?;
         sync_parent(&self.settings.state)?;
         open_or_make(&self.settings.path, OpenOptions::new().append(true))?;
         sync_parent(&self.settings.path)
@@ -168,7 +168,7 @@ impl<'a> Held<'a> {
         let id = key.id();
         if id != self.state()?.key_id {
             self.write(current, &Event::new(own::KEY_REPLACED).with("next.key", id))?;
-            self.save(self.state()?.with_key(key), true)?;
+            self.save(self.state()?.with_key(key, self.settings.records_per_key), true)?;
         }
         Ok(!files::discard(&self.settings.key_file)?)
     }
@@ -251,7 +251,7 @@ impl<'a> Held<'a> {
             Err(source) => return Err(AuditError::io("write", path)(source)),
         }
         // Not forced to disk: from an older state the records after it are taken up again.
-        self.save(state.after(event.name(), mac, line.len(), self.settings.records_per_key), false)?;
+        self.save(state.after(event.name(), mac, line.len()), false)?;
         Ok(seq)
     }
 

@@ -63,6 +63,13 @@ impl Key {
         &self.0
     }
 
+    /// The key of the first records of a chain, given the number of its very first and how many are written under each
+    /// key. A key thus stands for certain numbers: whoever holds a later one cannot write an earlier record with it.
+    #[must_use]
+    pub fn begin(&self, since: u64, every: u64) -> Self {
+        self.derive(format!("curb audit: from {since} every {every}").as_bytes())
+    }
+
     /// The next key. There is no way back.
     #[must_use]
     pub fn next(&self) -> Self {
@@ -161,6 +168,7 @@ mod tests {
     fn the_derivation_stays_as_it_is() {
         let key = Key::from_bytes([7; 32]);
         assert_eq!(key.id(), "cd570fc48de98931");
+        assert_eq!(*key.begin(10, 1).to_hex(), "8ab4d08e6aa1ec13519b4f6e64ed17d6d12a9f8625e04a577cfde48e74cd0627");
         assert_eq!(*key.next().to_hex(), "93e165d89ab7df81d84a1ad3dc85546d0b0b81f14ba4a2c6bf156e72e3e7077d");
         assert_eq!(hex::encode(&key.mac(b"line")), "5b98a84039693b352e5cf14350bdca82b81a2a5a552a582fb971a72ca8596dfc");
         assert_eq!(

@@ -1,6 +1,6 @@
 //! One record as one line of JSON, and the proof at its end.
 //!
-//! `{"seq":7,"time":"…","event.name":"…",…,"prev":"…","key":"…","epoch":7,"mac":"…"}`
+//! `{"seq":7,"time":"…","event.name":"…",…,"prev":"…","key":"…","since":0,"every":1,"mac":"…"}`
 //!
 //! The MAC is of the line's own bytes before `,"mac"`: what is authenticated is what is read, and no two ways of writing
 //! the same JSON have to agree.
@@ -87,8 +87,17 @@ pub(super) struct Link {
     pub prev: Mac,
     /// Id of the chain of keys.
     pub key_id: String,
-    /// How many steps from the first key the one is that the record was written under.
-    pub epoch: u64,
+    /// Number of the first record of that chain.
+    pub since: u64,
+    /// How many records are written under each key.
+    pub every: u64,
+}
+
+impl Link {
+    /// How many steps from the chain's first key the one is that the record was written under.
+    pub fn epoch(&self) -> Option<u64> {
+        self.seq.checked_sub(self.since)?.checked_div(self.every)
+    }
 }
 
 /// Writes the line of the record that is next, with its end, and its MAC.
@@ -136,10 +145,12 @@ fn encode(
         attributes: &'a Map<String, Value>,
         prev: String,
         key: &'a str,
-        epoch: u64,
+        since: u64,
+        every: u64,
     }
     let prev = hex::encode(&state.prev);
-    let whole = Whole { seq: state.seq, time, name, attributes, prev, key: &state.key_id, epoch: state.epoch };
+    let State { seq, since, every, .. } = *state;
+    let whole = Whole { seq, time, name, attributes, prev, key: &state.key_id, since, every };
     let mut line = Vec::with_capacity(1024);
     whole.serialize(&mut serde_json::Serializer::with_formatter(&mut line, PlainText))?;
     line.pop();
@@ -196,7 +207,8 @@ impl<'a> Line<'a> {
             name: String,
             prev: String,
             key: String,
-            epoch: u64,
+            since: u64,
+            every: u64,
             mac: String,
             #[serde(flatten)]
             attributes: Map<String, Value>,
@@ -208,7 +220,8 @@ impl<'a> Line<'a> {
         if digits != whole.mac.as_bytes() {
             return None;
         }
-        let link = Link { seq: whole.seq, prev: hex::decode(&whole.prev)?, key_id: whole.key, epoch: whole.epoch };
+        let (prev, key_id) = (hex::decode(&whole.prev)?, whole.key);
+        let link = Link { seq: whole.seq, prev, key_id, since: whole.since, every: whole.every };
         let mac = hex::decode(&whole.mac)?;
         Some(Line { signed, mac, link, name: whole.name, time: whole.time, attributes: whole.attributes })
     }
@@ -235,7 +248,9 @@ mod tests {
 
     fn state() -> (State, Key) {
         let key = Key::from_bytes([1; 32]);
-        (State { seq: 7, prev: [2; 32], epoch: 7, ..State::begin(&key) }, key)
+        let state = State { seq: 7, prev: [2; 32], ..State::begin(&key, 1) };
+        let signed_with = state.key.clone();
+        (state, signed_with)
     }
 
     fn written(event: &Event) -> Vec<u8> {
@@ -255,7 +270,8 @@ mod tests {
         let read = Line::parse(&bytes[..bytes.len() - 1]).unwrap();
         assert!(read.authentic(&key) && !read.authentic(&key.next()));
         assert_eq!((read.seq(), read.name.as_str(), read.text("container.id")), (7, "curb.start", Some("c1")));
-        assert_eq!(read.link, Link { seq: 7, prev: [2; 32], key_id: key.id(), epoch: 7 });
+        assert_eq!(read.link, state().0.link());
+        assert_eq!(read.link.epoch(), Some(7));
         assert_eq!(read.attributes.len(), 2);
     }
 
@@ -280,7 +296,7 @@ mod tests {
         let args = ["sh".to_owned(), "-c".to_owned(), "login --pin 1234".to_owned()];
         let line = written(&Event::new("curb.exec").with_arguments(&args));
         let read = Line::parse(&line[..line.len() - 1]).unwrap();
-        assert_eq!(read.text(ARGUMENTS), Some(state().1.for_arguments().digest_arguments(&args).as_str()));
+        assert_eq!(read.text(ARGUMENTS), Some(state().0.arguments.digest_arguments(&args).as_str()));
         assert_ne!(
             read.text(ARGUMENTS),
             Some(hex::encode(&crate::audit::key::Digest::of(b"sh\0-c\0login --pin 1234\0")).as_str())

@@ -13,7 +13,7 @@ use super::AuditError;
 use super::files::{open_or_make, open_trusted};
 use super::held::{Held, Weight};
 use super::key::{Key, LENGTH, same};
-use super::line::Event;
+use super::line::{Event, Link};
 use super::settings::Settings;
 use super::state::{self, State};
 use crate::hex;
@@ -38,8 +38,10 @@ pub struct Head {
     pub prev: String,
     /// Id of the chain of keys.
     pub key: String,
-    /// Steps from its first key.
-    pub epoch: u64,
+    /// Number of the first record of that chain.
+    pub since: u64,
+    /// How many records are written under each key.
+    pub every: u64,
     /// MAC of the fields above under that key, in hexadecimal.
     pub mac: String,
 }
@@ -47,13 +49,19 @@ pub struct Head {
 impl Head {
     fn of(state: &State) -> Self {
         let (prev, key) = (hex::encode(&state.prev), state.key_id.clone());
-        let mut head = Head { seq: state.seq, prev, key, epoch: state.epoch, mac: String::new() };
+        let State { seq, since, every, .. } = *state;
+        let mut head = Head { seq, prev, key, since, every, mac: String::new() };
         head.mac = hex::encode(&state.key.mac(head.signed().as_bytes()));
         head
     }
 
+    /// Where the record that is next stands; what is before it, [`Head::prev`] tells.
+    pub(super) fn link(&self) -> Link {
+        Link { seq: self.seq, prev: [0; LENGTH], key_id: self.key.clone(), since: self.since, every: self.every }
+    }
+
     fn signed(&self) -> String {
-        format!("curb audit head {} {} {} {}", self.seq, self.prev, self.key, self.epoch)
+        format!("curb audit head {} {} {} {} {}", self.seq, self.prev, self.key, self.since, self.every)
     }
 
     /// Whether it was signed with `key`.

@@ -77,6 +77,6 @@ impl Held<'_> {
         if line.link != state.link() || !line.authentic(&state.key) {
             return Ok(None);
         }
-        Ok(Some(state.after(&line.name, line.mac, end + 1, self.settings.records_per_key)))
+        Ok(Some(state.after(&line.name, line.mac, end + 1)))
     }
 }

@@ -31,6 +31,8 @@ mod state;
 mod verify;
 
 #[cfg(test)]
+mod tampering;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -60,7 +60,7 @@ pub struct Settings {
     pub max_file: u64,
     /// How many closed files are kept; the oldest go.
     pub keep: usize,
-    /// How many records are written under a key before it moves on.
+    /// How many records are written under a key before it moves on. Another number holds from the next first key on.
     pub records_per_key: u64,
     /// How arguments are written.
     pub arguments: Arguments,

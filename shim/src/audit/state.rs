@@ -32,10 +32,10 @@ pub(super) struct State {
     pub prev: Mac,
     /// Id of the chain of keys, 16 hexadecimal digits.
     pub key_id: String,
-    /// Steps from the chain's first key to `key`.
-    pub epoch: u64,
-    /// Records written under `key` so far.
-    pub in_epoch: u64,
+    /// Number of the first record of that chain.
+    pub since: u64,
+    /// How many records are written under a key.
+    pub every: u64,
     /// The key of the next record.
     pub key: Key,
     /// The key of the digests that stand for arguments, of the chain's first key.
@@ -54,15 +54,15 @@ pub(super) struct State {
 
 impl State {
     /// That of a log without records, under its first key.
-    pub fn begin(key: &Key) -> Self {
+    pub fn begin(key: &Key, every: u64) -> Self {
         State {
             generation: 0,
             seq: 0,
             prev: [0; LENGTH],
             key_id: key.id(),
-            epoch: 0,
-            in_epoch: 0,
-            key: key.clone(),
+            since: 0,
+            every,
+            key: key.begin(0, every),
             arguments: key.for_arguments(),
             config: [0; LENGTH],
             offset: 0,
@@ -72,26 +72,25 @@ impl State {
         }
     }
 
-    /// The same log under the first key of another chain.
-    pub fn with_key(&self, key: &Key) -> Self {
+    /// The same log, the next record of which is the first of another chain.
+    pub fn with_key(&self, key: &Key, every: u64) -> Self {
         let (key_id, arguments) = (key.id(), key.for_arguments());
-        State { key_id, epoch: 0, in_epoch: 0, key: key.clone(), arguments, ..self.clone() }
+        let (since, key) = (self.seq, key.begin(self.seq, every));
+        State { key_id, since, every, key, arguments, ..self.clone() }
     }
 
     /// Where the next record stands.
     pub fn link(&self) -> Link {
-        Link { seq: self.seq, prev: self.prev, key_id: self.key_id.clone(), epoch: self.epoch }
+        Link { seq: self.seq, prev: self.prev, key_id: self.key_id.clone(), since: self.since, every: self.every }
     }
 
     /// The state once the record `name` of `length` bytes is written.
-    pub fn after(&self, name: &str, mac: Mac, length: usize, records_per_key: u64) -> Self {
-        let step = self.in_epoch + 1 >= records_per_key;
+    pub fn after(&self, name: &str, mac: Mac, length: usize) -> Self {
+        let step = (self.seq + 1).saturating_sub(self.since).is_multiple_of(self.every);
         State {
             seq: self.seq + 1,
             prev: mac,
             offset: self.offset + length as u64,
-            epoch: self.epoch + u64::from(step),
-            in_epoch: if step { 0 } else { self.in_epoch + 1 },
             key: if step { self.key.next() } else { self.key.clone() },
             closing: name == own::FILE_CLOSED,
             ..self.clone()
@@ -102,7 +101,7 @@ impl State {
         // All at once: a vector that grows would leave copies of the key behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(SLOT));
         bytes.extend_from_slice(MAGIC);
-        let numbers = [self.generation, self.seq, self.epoch, self.in_epoch, self.offset, self.reserved, self.synced];
+        let numbers = [self.generation, self.seq, self.since, self.every, self.offset, self.reserved, self.synced];
         for number in numbers {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
@@ -134,8 +133,8 @@ impl State {
         Some(State {
             generation: number(0)?,
             seq: number(1)?,
-            epoch: number(2)?,
-            in_epoch: number(3)?,
+            since: number(2)?,
+            every: number(3)?,
             offset: number(4)?,
             reserved: number(5)?,
             synced: number(6)?,
@@ -199,8 +198,8 @@ mod tests {
             seq: 10 + generation,
             prev: [3; 32],
             key_id: "0123456789abcdef".to_owned(),
-            epoch: 4,
-            in_epoch: 2,
+            since: 4,
+            every: 2,
             key: Key::from_bytes([generation as u8; 32]),
             arguments: Key::from_bytes([77; 32]),
             config: [8; 32],
@@ -218,7 +217,7 @@ mod tests {
         save(&file, &state(1), true).unwrap();
         save(&file, &state(2), false).unwrap();
         let read = load(&file).unwrap().unwrap();
-        assert_eq!((read.generation, read.seq, read.epoch, read.in_epoch, read.offset), (2, 12, 4, 2, 99));
+        assert_eq!((read.generation, read.seq, read.since, read.every, read.offset), (2, 12, 4, 2, 99));
         assert_eq!(
             (read.prev, read.key_id.as_str(), read.closing, read.synced),
             ([3; 32], "0123456789abcdef", true, 5)
