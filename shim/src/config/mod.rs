@@ -18,12 +18,15 @@
 //! pids = 1024
 //! [audit]
 //! path = "/var/log/curb/audit.jsonl"
-//! key_file = "/etc/curb/audit.key"
+//! key_file = "/etc/curb/audit.key"  # set, no log begins without it; not set, a log makes its own key
 //! fsync = "always"            # or at most every "5s"
 //! on_failure = "refuse"       # or "allow": starts go on without a record
 //! max_file = "64Mi"
 //! keep = 32                   # closed files
 //! records_per_key = 1
+//! arguments = "hash"          # or "plain"
+//! repeated_execs = "count"    # or "each": every probe has a record of its own
+//! append_only = false         # whether the files carry the append-only attribute
 //! ```
 
 mod files;
@@ -35,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use self::raw::{Layer, Leaf, OnFailure, Raw, last};
+use self::raw::{Arguments, Layer, Leaf, OnFailure, Raw, RepeatedExecs, last};
 use crate::policy::{LimitSettings, Limits, Mode, Settings};
 use crate::{audit, hex};
 
@@ -216,9 +219,11 @@ fn limits(from: &mut Picker<'_>) -> Result<LimitSettings, ConfigError> {
 fn audit_settings(from: &mut Picker<'_>) -> audit::Settings {
     let standard = audit::Settings::default();
     let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
+    let key_file = from.pick("audit.key_file", |r| &r.audit.key_file, |p| p.0.clone(), standard.key_file, path);
     audit::Settings {
         path: from.pick("audit.path", |r| &r.audit.path, |p| p.0.clone(), standard.path, path),
-        key_file: from.pick("audit.key_file", |r| &r.audit.key_file, |p| p.0.clone(), standard.key_file, path),
+        key_file,
+        require_key: from.origin("audit.key_file").is_some(),
         fsync: from.pick(
             "audit.fsync",
             |r| &r.audit.fsync,
@@ -256,6 +261,39 @@ fn audit_settings(from: &mut Picker<'_>) -> audit::Settings {
             |count| count.0,
             standard.records_per_key,
             u64::to_string,
+        ),
+        arguments: from.pick(
+            "audit.arguments",
+            |r| &r.audit.arguments,
+            |choice| match choice {
+                Arguments::Hash => audit::Arguments::Hash,
+                Arguments::Plain => audit::Arguments::Plain,
+            },
+            standard.arguments,
+            |choice| match choice {
+                audit::Arguments::Hash => "\"hash\"".to_owned(),
+                audit::Arguments::Plain => "\"plain\"".to_owned(),
+            },
+        ),
+        repeats: from.pick(
+            "audit.repeated_execs",
+            |r| &r.audit.repeated_execs,
+            |choice| match choice {
+                RepeatedExecs::Count => audit::Repeats::Count,
+                RepeatedExecs::Each => audit::Repeats::Each,
+            },
+            standard.repeats,
+            |choice| match choice {
+                audit::Repeats::Count => "\"count\"".to_owned(),
+                audit::Repeats::Each => "\"each\"".to_owned(),
+            },
+        ),
+        append_only: from.pick(
+            "audit.append_only",
+            |r| &r.audit.append_only,
+            |choice| *choice,
+            standard.append_only,
+            bool::to_string,
         ),
         state: standard.state,
         new_key: standard.new_key,

@@ -49,6 +49,9 @@ pub(super) struct RawAudit {
     pub max_file: Leaf<Size>,
     pub keep: Leaf<Count>,
     pub records_per_key: Leaf<Count>,
+    pub arguments: Leaf<Arguments>,
+    pub repeated_execs: Leaf<RepeatedExecs>,
+    pub append_only: Leaf<bool>,
 }
 
 /// A file's name that means the same whatever the working directory is.
@@ -88,6 +91,20 @@ impl<'de> Deserialize<'de> for Fsync {
 pub(super) enum OnFailure {
     Refuse,
     Allow,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Arguments {
+    Hash,
+    Plain,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RepeatedExecs {
+    Count,
+    Each,
 }
 
 /// A number from 1 to a million.

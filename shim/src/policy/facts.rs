@@ -70,11 +70,10 @@ impl PodFiles {
     /// a secret that is read-only on its own path would be writable through them.
     pub(super) fn hold(&self, path: &Path) -> bool {
         if let Some(inner) = self.in_kubelet(path) {
-            return match inner[..] {
-                ["etc-hosts"] | ["containers", _, _] | ["volume-subpaths", _, _, _, ..] => true,
-                ["volumes", _, _, ..] => true,
-                _ => false,
-            };
+            return matches!(
+                inner[..],
+                ["etc-hosts"] | ["containers", _, _] | ["volume-subpaths", _, _, _, ..] | ["volumes", _, _, ..]
+            );
         }
         self.runtime.iter().any(|own| path == own)
             || self.runtime_below.iter().any(|own| path != own && path.starts_with(own))

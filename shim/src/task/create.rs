@@ -14,10 +14,11 @@ use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
 use super::pod::Pod;
-use super::process::Process;
+use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
+use crate::config::Config;
 use crate::error::{TaskError, chain};
 use crate::launch;
 use crate::leftovers;
@@ -83,28 +84,57 @@ impl Pod {
         let config = config::load(Path::new(config::DIRECTORY))
             .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
         let digest = config.digest();
-        let peers: Vec<i32> = self.containers().iter().map(|container| container.init.pid()).collect();
-        let reserved = [config.audit.path.clone(), config.audit.key_file.clone(), config.audit.state.clone()];
-        let origin =
-            facts::Origin { bundle: &bundle, id: &request.id, group: &self.group, peers: &peers, reserved: &reserved };
-        let trail = Trail::new(config.audit);
-        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, &config.policy);
+        let trail = Trail::new(config.audit.clone());
+        trail.announce(&config).await?;
+        let facts::Gathered { facts, judged } = self.look(&spec, request, &config);
         let hardened = match policy::admit(spec, &facts, &config.policy).map(policy::Admitted::harden) {
             Ok(hardened) => hardened,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                trail.tell(trail::verdict(report.record(), &digest)).await;
+                let record = trail.tell(trail::verdict(report.record(), &digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
-                return Err(TaskError::Refused(denied.sentence(None)));
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
         if !hardened.mode().enforces() {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
-        trail.require(trail::verdict(report.record(), &digest)).await?;
+        trail.step(trail::verdict(report.record(), &digest)).await?;
+        let failed = trail::event(trail::FAILED, report.record());
+        let made = self.make(request, (hardened, judged), report, trail.clone()).await;
+        if let Err(error) = &made {
+            trail.tell(trail::failed(failed, "create", error)).await;
+        }
+        made
+    }
+
+    /// What the policy must know of the node and the pod to judge `spec`.
+    fn look(&self, spec: &Spec, request: &CreateTaskRequest, config: &Config) -> facts::Gathered {
+        let containers = self.containers();
+        // The pid of one that has ended may be anybody's.
+        let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
+        let origin = facts::Origin {
+            bundle: Path::new(&request.bundle),
+            id: &request.id,
+            group: &self.group,
+            peers: &living.map(|it| it.init.pid()).collect::<Vec<_>>(),
+            reserved: &[config.audit.path.clone(), config.audit.key_file.clone(), config.audit.state.clone()],
+        };
+        facts::gather(spec, &origin, &config.policy)
+    }
+
+    /// Makes what was admitted, and sees that it is that.
+    async fn make(
+        self: &Arc<Self>,
+        request: &CreateTaskRequest,
+        (hardened, judged): (Hardened, facts::Judged),
+        report: Report,
+        trail: Trail,
+    ) -> Result<Arc<Container>, TaskError> {
+        let bundle = Path::new(&request.bundle);
         let linux = hardened.spec().linux().as_ref();
         let cgroups_path =
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
@@ -112,7 +142,7 @@ impl Pod {
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
         // What is in it is killed with the container, so it must be the container's alone.
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
-        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
+        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
         let launched = self.launch(request, dir, (hardened, judged), cgroup.clone(), report, trail).await;
         if launched.is_err()
@@ -224,7 +254,9 @@ impl Pod {
             let filters = (created.filter_count, created.filters.clone());
             report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
-            trail.require(trail::create(report.record())).await?;
+            let process = hardened.spec().process().as_ref();
+            let args = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
+            trail.step(trail.with_arguments(trail::create(report.record()), args)).await?;
             Ok((oom, devices))
         };
         let (oom, devices) = match settled.await {
@@ -257,6 +289,7 @@ impl Pod {
             start: Mutex::new(Some(created.start)),
             report: Mutex::new(report),
             trail,
+            repeats: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)

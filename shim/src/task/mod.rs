@@ -8,10 +8,12 @@
 mod container;
 mod create;
 mod exec;
+mod exec_trail;
 mod hooks;
 mod options;
 mod pod;
 mod process;
+mod repeats;
 mod report;
 pub mod trail;
 
