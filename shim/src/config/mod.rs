@@ -170,16 +170,17 @@ fn resolve(layers: &[Layer]) -> Result<Config, ConfigError> {
         Mode::default(),
         |mode| match mode {
             Mode::Enforce => "\"enforce\"".to_owned(),
+            Mode::Strict => "\"strict\"".to_owned(),
             Mode::Audit => "\"audit\"".to_owned(),
         },
     );
     let limits = limits(&mut from)?;
     let audit = audit_settings(&mut from);
-    Ok(Config { policy: Settings { mode, limits }, audit, entries: from.entries })
+    Ok(Config { policy: Settings { mode, limits, ..Settings::default() }, audit, entries: from.entries })
 }
 
 fn limits(from: &mut Picker<'_>) -> Result<LimitSettings, ConfigError> {
-    let LimitSettings { default, max, agent_tmpfs } = LimitSettings::default();
+    let LimitSettings { default, max, agent_tmpfs, .. } = LimitSettings::default();
     let (cores, bytes) = (|millis: &u64| format!("\"{millis}m\""), |bytes: &u64| bytes.to_string());
     let limits = LimitSettings {
         default: Limits {
@@ -193,6 +194,7 @@ fn limits(from: &mut Picker<'_>) -> Result<LimitSettings, ConfigError> {
             pids: from.pick("limits.max.pids", |r| &r.limits.max.pids, |p| p.0, max.pids, bytes),
         },
         agent_tmpfs: from.pick("limits.agent_tmpfs", |r| &r.limits.agent_tmpfs, |s| s.0, agent_tmpfs, bytes),
+        ..LimitSettings::default()
     };
     let pairs = [
         (limits.default.cpu_millis, limits.max.cpu_millis, "limits.default.cpu", "limits.max.cpu"),

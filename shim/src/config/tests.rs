@@ -123,8 +123,9 @@ fn every_key_is_read() {
         default: Limits { cpu_millis: 250, memory: 64 << 20, pids: 7 },
         max: Limits { cpu_millis: 1500, memory: 1 << 30, pids: 70 },
         agent_tmpfs: 1 << 20,
+        ..LimitSettings::default()
     };
-    assert_eq!(read(text).unwrap(), Settings { mode: Mode::Audit, limits });
+    assert_eq!(read(text).unwrap(), Settings { mode: Mode::Audit, limits, ..Settings::default() });
     assert_eq!(read("limits.max.cpu = 3").unwrap().limits.max.cpu_millis, 3000);
 }
 

@@ -36,7 +36,7 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     let broken = malformed(&spec);
     let denials = judge(&spec, facts, root_allowed);
     let refused = match settings.mode {
-        Mode::Enforce => Denied::new(broken.into_iter().chain(denials.iter().cloned()).collect()),
+        Mode::Enforce | Mode::Strict => Denied::new(broken.into_iter().chain(denials.iter().cloned()).collect()),
         Mode::Audit => Denied::new(broken),
     };
     if let Some(denied) = refused {
@@ -49,7 +49,7 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
         max: settings.limits.max,
         swap_limit: facts.swap_limit,
     };
-    Ok(Admitted { spec, settings: *settings, denials, floor })
+    Ok(Admitted { spec, settings: settings.clone(), denials, floor })
 }
 
 impl Admitted {
@@ -58,7 +58,7 @@ impl Admitted {
         let Self { mut spec, settings, denials, floor } = self;
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
-            Mode::Enforce => harden::harden(&mut spec, &floor, &settings.limits, &mut changes),
+            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &floor, &settings.limits, &mut changes),
             Mode::Audit => harden::harden(&mut spec.clone(), &floor, &settings.limits, &mut changes),
         }
         Hardened { spec, changes, denials, floor }

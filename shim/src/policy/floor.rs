@@ -6,8 +6,10 @@
 /// What happens to a spec that breaks a rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Level {
-    /// The spec is changed to meet the rule.
+    /// The spec is changed to meet the rule; in strict mode it is refused.
     Amend,
+    /// The spec is changed in every mode that applies verdicts: no field of Kubernetes asks for it.
+    Give,
     /// The spec is refused, since it asks for what the floor cannot give it.
     Refuse,
     /// No runtime could run the spec, or it attacks the runtime: refused in audit mode too.

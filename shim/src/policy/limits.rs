@@ -48,7 +48,7 @@ pub fn harden_update(
     let mut now = resources.clone();
     clamp(&mut now, Absent::Keep, &container.max, container.swap_limit, &mut changes);
     Ok(match container.mode {
-        Mode::Enforce => (now, changes),
+        Mode::Enforce | Mode::Strict => (now, changes),
         Mode::Audit => (resources, changes),
     })
 }

@@ -13,74 +13,25 @@ pub mod floor;
 mod harden;
 mod limits;
 mod process;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use admit::{Admitted, admit};
 pub use limits::harden_update;
 pub use process::{HardenedProcess, admit_exec};
+pub use settings::{
+    Allowances, AllowedDevice, AllowedHook, DeviceError, LimitSettings, Limits, Mode, Pattern, PatternError, Register,
+    Requirements, Settings,
+};
 pub use verdict::{Change, Denial, Denied};
 
 /// The annotation in which CRI says what a container is to its pod (containerd `pkg/cri/annotations`).
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-
-/// What a verdict does.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Refuse what the floor refuses and amend the rest.
-    #[default]
-    Enforce,
-    /// Judge and record, change nothing. Only a spec that no runtime could run is still refused.
-    Audit,
-}
-
-/// The node's switches, as read from its configuration.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Settings {
-    /// Whether verdicts are applied or only recorded.
-    pub mode: Mode,
-    /// The limits of a container.
-    pub limits: LimitSettings,
-}
-
-/// What a container gets when its spec asks for nothing, and the most it can ask for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct LimitSettings {
-    /// Given to a container whose spec has no limit of its own. Not above `max`.
-    pub default: Limits,
-    /// What any limit is clamped to.
-    pub max: Limits,
-    /// The size in bytes of each tmpfs the floor gives an agent to write in.
-    pub agent_tmpfs: u64,
-}
-
-/// One set of cgroup limits.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Limits {
-    /// CPU time in thousandths of a core.
-    pub cpu_millis: u64,
-    /// Memory in bytes. Swap is never beyond it.
-    pub memory: u64,
-    /// Processes and threads.
-    pub pids: u64,
-}
-
-const MIB: u64 = 1 << 20;
-
-impl Default for LimitSettings {
-    fn default() -> Self {
-        Self {
-            default: Limits { cpu_millis: 1000, memory: 512 * MIB, pids: 512 },
-            max: Limits { cpu_millis: 2000, memory: 4096 * MIB, pids: 1024 },
-            agent_tmpfs: 64 * MIB,
-        }
-    }
-}
 
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

@@ -55,7 +55,7 @@ pub fn admit_exec(mut process: Process, container: &ContainerFloor) -> Result<Ha
     let denials = judge(&process, container.root_allowed);
     let mut changes = Vec::new();
     match container.mode {
-        Mode::Enforce => {
+        Mode::Enforce | Mode::Strict => {
             if let Some(denied) = Denied::new(denials) {
                 return Err(denied);
             }

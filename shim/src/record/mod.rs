@@ -165,7 +165,7 @@ pub struct Record {
 impl Record {
     /// A record of a container that was judged at `now` and has no process yet.
     pub fn new(namespace: &str, id: &str, verdict: Verdict, mode: Mode, now: SystemTime) -> Self {
-        let refused = verdict == Verdict::Refuse && mode == Mode::Enforce;
+        let refused = verdict == Verdict::Refuse && matches!(mode, Mode::Enforce | Mode::Strict);
         Self {
             version: VERSION,
             curb_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -256,6 +256,8 @@ pub enum Verdict {
 pub enum Mode {
     /// It is.
     Enforce,
+    /// It is, and what could be amended was refused.
+    Strict,
     /// It is recorded only.
     Audit,
     /// A word from a newer shim.

@@ -95,7 +95,7 @@ impl Pod {
                 return Err(TaskError::Refused(denied.to_string()));
             }
         };
-        if hardened.mode() == policy::Mode::Audit {
+        if !hardened.mode().enforces() {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
@@ -163,7 +163,7 @@ impl Pod {
             spec,
             hierarchies: cgroup.hierarchies(),
             siblings: self.siblings(&request.id),
-            floor: hardened.mode() == policy::Mode::Enforce,
+            floor: hardened.mode().enforces(),
             stdin: ends.stdin,
             stdout: ends.stdout,
             stderr: ends.stderr,
@@ -193,7 +193,7 @@ impl Pod {
             if let Some(console) = created.console {
                 stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
             }
-            if hardened.mode() == policy::Mode::Enforce {
+            if hardened.mode().enforces() {
                 let shared = facts::shared_with_node(created.init.pid)
                     .map_err(|error| TaskError::failed("read back the namespaces of init", &error))?;
                 if let Some(kind) = shared {

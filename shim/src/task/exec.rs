@@ -217,7 +217,7 @@ impl Container {
             profile: self.profile.clone(),
             labels: self.labels.clone(),
             cgroup_procs: self.cgroup.procs_files(self.init.pid()),
-            floor: self.floor.mode() == crate::policy::Mode::Enforce,
+            floor: self.floor.mode().enforces(),
             stdin: ends.stdin,
             stdout: ends.stdout,
             stderr: ends.stderr,

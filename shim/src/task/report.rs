@@ -74,9 +74,10 @@ impl Report {
     pub fn admitted(&mut self, hardened: &Hardened) {
         self.record.mode = match hardened.mode() {
             policy::Mode::Enforce => Mode::Enforce,
+            policy::Mode::Strict => Mode::Strict,
             policy::Mode::Audit => Mode::Audit,
         };
-        self.record.controls = (hardened.mode() == policy::Mode::Enforce).then(|| controls(hardened));
+        self.record.controls = hardened.mode().enforces().then(|| controls(hardened));
         self.record.changes = hardened.changes().iter().map(change).collect();
         self.changes_at_create = self.record.changes.len();
         self.record.denials = hardened.denials().iter().map(denial).collect();
@@ -160,7 +161,7 @@ impl Report {
 /// # Errors
 /// The control, with what the kernel says instead.
 pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> Result<(), String> {
-    if floor.mode() == policy::Mode::Audit {
+    if !floor.mode().enforces() {
         return Ok(());
     }
     if !view.no_new_privs {

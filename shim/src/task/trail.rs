@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{Event, Failure, Log, Settings};
 use crate::error::{TaskError, chain};
-use crate::record::{Mode, Record, Verdict};
+use crate::record::{Record, Verdict};
 
 /// A spec was judged.
 pub const VERDICT: &str = "curb.verdict";
@@ -114,7 +114,7 @@ pub fn verdict(record: &Record, config: &str) -> Event {
     event(VERDICT, record)
         .with("curb.version", record.curb_version.as_str())
         .with("curb.config.sha256", config)
-        .with("curb.mode", if record.mode == Mode::Audit { "audit" } else { "enforce" })
+        .with("curb.mode", json!(record.mode))
         .with("curb.verdict", word(record.verdict))
         .with("curb.changes", list(&mut { changes }))
         .with("curb.denials", list(&mut { denials }))
@@ -150,6 +150,7 @@ mod tests {
     use super::*;
     use crate::audit::Line;
     use crate::record::Change;
+    use crate::record::Mode;
 
     fn settings(dir: &std::path::Path) -> Settings {
         Settings {
