@@ -17,7 +17,7 @@ mod register;
 mod resolve;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,19 @@ use crate::{audit, hex};
 
 /// Where the configuration is.
 pub const DIRECTORY: &str = "/etc/curb";
+
+/// In which a pod names the profile it wants.
+pub const PROFILE_ANNOTATION: &str = "io.curb/profile";
+
+/// In which CRI names the Kubernetes namespace of a pod.
+const NAMESPACE_ANNOTATION: &str = "io.kubernetes.cri.sandbox-namespace";
+
+/// The Kubernetes namespace of a spec with these annotations, empty for one that CRI did not make, and the profile it
+/// asks for.
+pub fn asked_profile(annotations: Option<&HashMap<String, String>>) -> (String, Option<String>) {
+    let get = |name: &str| annotations.and_then(|all| all.get(name)).cloned();
+    (get(NAMESPACE_ANNOTATION).unwrap_or_default(), get(PROFILE_ANNOTATION))
+}
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]

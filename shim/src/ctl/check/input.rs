@@ -3,7 +3,7 @@
 use oci_spec::runtime::Spec;
 use serde::de::DeserializeOwned;
 
-use super::kube::{CronJob, Head, List, Metadata, Pod, PodTemplate, Template, Workload};
+use super::kube::{CronJob, Head, List, Metadata, Pod, PodObject, PodTemplate, Workload};
 use super::plain;
 use super::yaml::{self, Document, Fault};
 
@@ -60,7 +60,8 @@ impl Input {
         }
         match head.kind.as_str() {
             "" => {
-                let message = "it is neither an OCI spec, which has an ociVersion, nor a Kubernetes object, which has a kind";
+                let message =
+                    "it is neither an OCI spec, which has an ociVersion, nor a Kubernetes object, which has a kind";
                 Err(Fault::new(document, "", message))
             }
             "List" | "PodList" => {
@@ -80,8 +81,8 @@ impl Input {
     fn object(&mut self, document: &Document<'_>, kind: &str, place: Place<'_>, namespace: &str) -> Result<(), Fault> {
         let (owner, template) = match kind {
             "Pod" => {
-                let pod: Pod = self.typed(document, place)?;
-                (Metadata::default(), Template { metadata: pod.metadata, spec: pod.spec })
+                let PodObject { metadata, spec, .. } = self.typed(document, place)?;
+                (Metadata::default(), Pod { metadata, spec })
             }
             "PodTemplate" => {
                 let PodTemplate { metadata, template, .. } = self.typed(document, place)?;
@@ -102,7 +103,7 @@ impl Input {
                 return Ok(());
             }
         };
-        let Template { mut metadata, spec } = template;
+        let Pod { mut metadata, spec } = template;
         let first = |names: [&String; 3]| names.into_iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
         let named = if kind == "Pod" { &metadata } else { &owner };
         let name = first([&named.name, &named.generate_name, &String::new()]);
@@ -112,7 +113,7 @@ impl Input {
             return Err(Fault::new(document, "spec.containers", format!("the {kind} has no container")));
         }
         let title = format!("{kind} {}/{}", plain(&metadata.namespace), plain(&name));
-        let pod = Pod { metadata, spec, ..Pod::default() };
+        let pod = Pod { metadata, spec };
         self.subjects.push(subject(title, document, What::Pod(Box::new(pod))));
         Ok(())
     }

@@ -46,16 +46,16 @@ object! {
 }
 
 object! {
-    Pod { metadata: Metadata, spec: PodSpec, } known { api_version kind status }
+    /// A pod, or the template of one inside another object.
+    Pod { metadata: Metadata, spec: PodSpec, } known {}
 }
 
 object! {
-    /// A pod inside another object.
-    Template { metadata: Metadata, spec: PodSpec, } known {}
+    PodObject { metadata: Metadata, spec: PodSpec, } known { api_version kind status }
 }
 
 object! {
-    PodTemplate { metadata: Metadata, template: Template, } known { api_version kind }
+    PodTemplate { metadata: Metadata, template: Pod, } known { api_version kind }
 }
 
 object! {
@@ -64,7 +64,7 @@ object! {
 }
 
 object! {
-    WorkloadSpec { template: Template, } known {
+    WorkloadSpec { template: Pod, } known {
         replicas selector strategy min_ready_seconds revision_history_limit paused progress_deadline_seconds
         service_name pod_management_policy update_strategy volume_claim_templates
         persistent_volume_claim_retention_policy ordinals

@@ -59,13 +59,16 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let (mut start, mut first, mut offset) = (0, 1, 0);
     let mut cut = |from: usize, to: usize, line: usize| {
         let text = &text[from..to];
-        let says = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#') && !line.starts_with('%');
+        let says =
+            |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#') && !line.starts_with('%');
         if let Some(skip) = text.lines().position(|line| says(&line) && line.trim() != "---" && line.trim() != "...") {
             documents.push(Document { number: documents.len() + 1, line: line + skip, first: line, text });
         }
     };
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let marks = |mark: &str| line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        let marks = |mark: &str| {
+            line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+        };
         if offset > start && marks("---") {
             cut(start, offset, first);
             (start, first) = (offset, index + 1);
