@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use curb::audit::{Event, Fsync, Key, Line, Log, Report, Settings, Verifier};
+use curb::audit::{Event, Fsync, Key, Line, Log, Report, Settings, Verifier, Weight};
 
 const PLACE: &str = "CURB_TEST_AUDIT_PLACE";
 const KILLS: usize = 1000;
@@ -35,7 +35,7 @@ fn writer() {
     let log = Log::new(settings(Path::new(&dir)));
     let mut told = std::io::stderr().lock();
     loop {
-        let seq = log.append(&Event::new("curb.test").with("writer", std::process::id())).unwrap();
+        let seq = log.append(&Event::new("curb.test").with("writer", std::process::id()), Weight::Permit).unwrap();
         told.write_all(&seq.to_le_bytes()).unwrap();
     }
 }
@@ -65,11 +65,11 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 fn verify(dir: &Path) -> Report {
     let key = Key::from_hex(&std::fs::read_to_string(dir.join("first-key")).unwrap()).unwrap();
-    let mut verifier = Verifier::new([key]);
+    let mut verifier = Verifier::new([key]).held_to(Log::new(settings(dir)).head().unwrap());
     for file in files(dir) {
         verifier.read(&file, BufReader::new(File::open(&file).unwrap())).unwrap();
     }
-    verifier.finish(Log::new(settings(dir)).head().unwrap().as_ref())
+    verifier.finish()
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_thousand_writers_killed_at_any_moment_lose_no_acknowledged_record() {
         acknowledged.extend(kill(writer));
     }
     assert_eq!(killed, KILLS);
-    Log::new(settings(dir.path())).append(&Event::new("curb.test")).unwrap();
+    Log::new(settings(dir.path())).append(&Event::new("curb.test"), Weight::Permit).unwrap();
 
     let report = verify(dir.path());
     assert!(report.findings.is_empty(), "{:?}", &report.findings[..report.findings.len().min(5)]);
@@ -128,16 +128,16 @@ fn a_full_disk_refuses_and_loses_nothing() {
     let event = Event::new("curb.test").with("text", "x".repeat(1000));
     let mut written = 0;
     let error = loop {
-        match log.append(&event) {
+        match log.append(&event, Weight::Permit) {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
     };
-    let again = log.append(&event).unwrap_err();
+    let again = log.append(&event, Weight::Permit).unwrap_err();
     // Room again.
     let options = Some("size=128k");
     nix::mount::mount(Some("tmpfs"), &place, Some("tmpfs"), nix::mount::MsFlags::MS_REMOUNT, options).unwrap();
-    log.append(&event).unwrap();
+    log.append(&event, Weight::Permit).unwrap();
     let report = verify(&place);
     let text = format!("{error} {}", std::error::Error::source(&error).unwrap());
     assert!(text.starts_with("write ") && written > 10, "{text}, {written}");

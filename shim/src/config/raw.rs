@@ -111,6 +111,9 @@ pub(super) struct RawAudit {
     pub max_file: Leaf<Size>,
     pub keep: Leaf<Count>,
     pub records_per_key: Leaf<Count>,
+    pub arguments: Leaf<Arguments>,
+    pub repeated_execs: Leaf<RepeatedExecs>,
+    pub append_only: Leaf<bool>,
 }
 
 /// A value with a spelling of its own.
@@ -244,6 +247,20 @@ impl<'de> Deserialize<'de> for Fsync {
 pub(super) enum OnFailure {
     Refuse,
     Allow,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Arguments {
+    Hash,
+    Plain,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RepeatedExecs {
+    Count,
+    Each,
 }
 
 /// A number from 1 to a million.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::raw::{BindSource, Hook, Layer, Leaf, OnFailure, Parsed, ProfileName, Raw, Registry, last};
+use super::raw::{
+    Arguments, BindSource, Hook, Layer, Leaf, OnFailure, Parsed, ProfileName, Raw, Registry, RepeatedExecs, last,
+};
 use super::{ConfigError, DIRECTORY, Entry, Origin, Profiles, register};
 use crate::policy::{
     Allowances, AllowedDevice, AllowedHook, LimitSettings, Limits, Mode, Pattern, Register, Requirements, Settings,
@@ -263,9 +265,11 @@ pub(super) fn profiles(from: &mut Picker<'_>) -> Profiles {
 pub(super) fn audit_settings(from: &mut Picker<'_>) -> audit::Settings {
     let standard = audit::Settings::default();
     let path = |path: &PathBuf| quote(&path.display().to_string());
+    let key_file = from.pick("audit.key_file", |r| &r.audit.key_file, |p| p.0.clone(), standard.key_file, path);
     audit::Settings {
         path: from.pick("audit.path", |r| &r.audit.path, |p| p.0.clone(), standard.path, path),
-        key_file: from.pick("audit.key_file", |r| &r.audit.key_file, |p| p.0.clone(), standard.key_file, path),
+        key_file,
+        require_key: from.origin("audit.key_file").is_some(),
         fsync: from.pick(
             "audit.fsync",
             |r| &r.audit.fsync,
@@ -303,6 +307,39 @@ pub(super) fn audit_settings(from: &mut Picker<'_>) -> audit::Settings {
             |count| count.0,
             standard.records_per_key,
             u64::to_string,
+        ),
+        arguments: from.pick(
+            "audit.arguments",
+            |r| &r.audit.arguments,
+            |choice| match choice {
+                Arguments::Hash => audit::Arguments::Hash,
+                Arguments::Plain => audit::Arguments::Plain,
+            },
+            standard.arguments,
+            |choice| match choice {
+                audit::Arguments::Hash => "\"hash\"".to_owned(),
+                audit::Arguments::Plain => "\"plain\"".to_owned(),
+            },
+        ),
+        repeats: from.pick(
+            "audit.repeated_execs",
+            |r| &r.audit.repeated_execs,
+            |choice| match choice {
+                RepeatedExecs::Count => audit::Repeats::Count,
+                RepeatedExecs::Each => audit::Repeats::Each,
+            },
+            standard.repeats,
+            |choice| match choice {
+                audit::Repeats::Count => "\"count\"".to_owned(),
+                audit::Repeats::Each => "\"each\"".to_owned(),
+            },
+        ),
+        append_only: from.pick(
+            "audit.append_only",
+            |r| &r.audit.append_only,
+            |choice| *choice,
+            standard.append_only,
+            bool::to_string,
         ),
         state: standard.state,
         new_key: standard.new_key,

@@ -75,11 +75,15 @@ fn a_drop_in_that_is_wrong_is_named_and_none_is_skipped() {
 #[test]
 fn the_audit_logs_keys_are_read_and_checked() {
     let config = |text: &str| config(text, Path::new("config.toml"));
-    let read = config("[audit]\npath = \"/a/b\"\nkey_file = \"/k\"\non_failure = \"allow\"\nmax_file = \"1Mi\"\nkeep = 3\nrecords_per_key = 10").unwrap().audit;
+    let read = config("[audit]\npath = \"/a/b\"\nkey_file = \"/k\"\non_failure = \"allow\"\nmax_file = \"1Mi\"\nkeep = 3\nrecords_per_key = 10\narguments = \"plain\"\nrepeated_execs = \"each\"\nappend_only = true").unwrap().audit;
     assert_eq!((read.path.to_str(), read.key_file.to_str()), (Some("/a/b"), Some("/k")));
     assert_eq!(
         (read.on_failure, read.max_file, read.keep, read.records_per_key),
         (audit::Failure::Allow, 1 << 20, 3, 10)
+    );
+    assert_eq!(
+        (read.arguments, read.repeats, read.append_only, read.require_key),
+        (audit::Arguments::Plain, audit::Repeats::Each, true, true)
     );
     for text in [
         "path = \"a\"",
@@ -89,6 +93,9 @@ fn the_audit_logs_keys_are_read_and_checked() {
         "on_failure = \"ask\"",
         "keep = 0",
         "records_per_key = -1",
+        "arguments = \"salted\"",
+        "repeated_execs = 1",
+        "append_only = \"yes\"",
     ] {
         let error = config(&format!("[audit]\n{text}")).err().unwrap().to_string();
         assert!(error.starts_with("config.toml line 2, key `"), "{text}: {error}");

@@ -16,6 +16,7 @@ mod rules;
 mod verify;
 
 use crate::error::chain;
+use crate::plain::plain;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
 #[derive(Debug, Parser)]
@@ -89,20 +90,4 @@ pub fn main() -> ExitCode {
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-}
-
-/// Text that may be a container's or a pod author's, as it may stand on a terminal: what could move the cursor, change
-/// colours or turn the direction of writing is spelt out.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                plain.extend(c.escape_unicode());
-            }
-            c if c.is_control() => plain.extend(c.escape_default()),
-            c => plain.push(c),
-        }
-    }
-    plain
 }

@@ -19,13 +19,13 @@ use super::report::Report;
 use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
+use crate::facts;
 use crate::launch;
 use crate::leftovers;
 use crate::policy::{self, Hardened};
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
-use crate::{config, facts};
 
 impl Pod {
     /// Creates a container: judged, hardened, launched, its limits read back. Nothing is left of a failed one.
@@ -51,6 +51,9 @@ impl Pod {
             Err(error) => {
                 self.settle(&request.id, None);
                 drop(promise);
+                if self.is_empty() {
+                    self.pin.release();
+                }
                 return Err(error);
             }
         };
@@ -80,16 +83,19 @@ impl Pod {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
         let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let config = config::load(Path::new(config::DIRECTORY))
-            .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
-        let digest = config.digest();
-        let trail = Trail::new(config.audit);
-        let hardened = match judge(spec, request.id == self.group, &config.policy) {
+        let pinned = self.pin.of(&spec).await?;
+        report.judged_by(&pinned);
+        let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
+        let judged = match &pinned.settings {
+            Ok(settings) => judge(spec, request.id == self.group, settings),
+            Err(denied) => Err(denied.clone()),
+        };
+        let hardened = match judged {
             Ok(hardened) => hardened,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                trail.tell(trail::verdict(report.record(), &digest)).await;
+                trail.tell(trail::verdict(report.record(), digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.to_string()));
@@ -99,7 +105,24 @@ impl Pod {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
-        trail.require(trail::verdict(report.record(), &digest)).await?;
+        trail.step(trail::verdict(report.record(), digest)).await?;
+        let failed = trail::event(trail::FAILED, report.record());
+        let made = self.make(request, hardened, report, trail.clone()).await;
+        if let Err(error) = &made {
+            trail.tell(trail::failed(failed, "create", error)).await;
+        }
+        made
+    }
+
+    /// Makes what was admitted.
+    async fn make(
+        self: &Arc<Self>,
+        request: &CreateTaskRequest,
+        hardened: Hardened,
+        report: Report,
+        trail: Trail,
+    ) -> Result<Arc<Container>, TaskError> {
+        let bundle = Path::new(&request.bundle);
         let linux = hardened.spec().linux().as_ref();
         let cgroups_path =
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
@@ -107,7 +130,7 @@ impl Pod {
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
         // What is in it is killed with the container, so it must be the container's alone.
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
-        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
+        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
         let launched = self.launch(request, dir, hardened, cgroup.clone(), report, trail).await;
         if launched.is_err()
@@ -217,7 +240,9 @@ impl Pod {
             let filters = (created.filter_count, created.filters.clone());
             report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
-            trail.require(trail::create(report.record())).await?;
+            let process = hardened.spec().process().as_ref();
+            let args = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
+            trail.step(trail.with_arguments(trail::create(report.record()), args)).await?;
             Ok((oom, devices))
         };
         let (oom, devices) = match settled.await {
@@ -250,6 +275,7 @@ impl Pod {
             start: Mutex::new(Some(created.start)),
             report: Mutex::new(report),
             trail,
+            repeats: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)

@@ -24,6 +24,8 @@ pub(super) fn diff(was: &Value, now: &Value) -> Vec<Change> {
 fn compare(path: String, was: Option<&Value>, now: Option<&Value>, changes: &mut Vec<Change>) {
     match (was, now) {
         (was, now) if was == now => {}
+        // An empty list and none mean the same.
+        (None, Some(Value::Array(list))) | (Some(Value::Array(list)), None) if list.is_empty() => {}
         (Some(Value::Object(was)), Some(Value::Object(now))) => objects(&path, was, now, changes),
         (Some(Value::Array(was)), Some(Value::Array(now))) => arrays(path, was, now, changes),
         (was, now) => changes.push(Change { path, was: was.cloned(), now: now.cloned() }),

@@ -129,11 +129,11 @@ impl Input {
 
     fn unknown(&mut self, document: &Document<'_>, fields: Vec<String>) {
         let at = format!("document {}, line {}", document.number, document.line);
-        self.warnings.extend(fields.iter().map(|field| {
-            // serde_ignored puts a question mark where an option is looked into, and a dot before an index.
-            let field = field.replace(".?", "");
-            format!("{at}: nobody knows the field {}: Kubernetes refuses or drops it", plain(&field))
-        }));
+        self.warnings.extend(
+            fields
+                .iter()
+                .map(|field| format!("{at}: unknown field {}, which Kubernetes refuses or drops", plain(field))),
+        );
     }
 }
 

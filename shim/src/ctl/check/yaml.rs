@@ -120,11 +120,25 @@ fn typed<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
-    let read = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
+    let read = serde_ignored::deserialize(deserializer, |path| unknown.push(spelled(&path)));
     if read.is_err() {
         *field = track.path().to_string();
     }
     read.map(|read| (read, unknown))
+}
+
+/// A path as it is written elsewhere: `spec.containers[0].image`.
+fn spelled(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path::{Map, NewtypeStruct, NewtypeVariant, Root, Seq, Some};
+    match path {
+        Root => String::new(),
+        Seq { parent, index } => format!("{}[{index}]", spelled(parent)),
+        Map { parent, key } => match spelled(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Some { parent } | NewtypeStruct { parent } | NewtypeVariant { parent } => spelled(parent),
+    }
 }
 
 fn budget() -> Budget {
