@@ -218,3 +218,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_sample_holds_every_key_with_its_default_and_every_example_is_good() {
+    let sample = include_str!("../../../packaging/config.toml");
+    let (defaults, written) = (config("", Path::new("c")).unwrap(), config(sample, Path::new("c")).unwrap());
+    assert_eq!(
+        (&written.policy, &written.audit, &written.profiles),
+        (&defaults.policy, &defaults.audit, &defaults.profiles)
+    );
+    let value =
+        |config: &Config, key: &str| config.entries.iter().find(|entry| entry.key == key).unwrap().value.clone();
+    let examples: String = sample
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.contains(" = ") && !rest.contains("register_file") => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let examples = config(&examples, Path::new("c")).unwrap();
+    for entry in &defaults.entries {
+        let set = |config: &Config| config.entries.iter().any(|found| found.key == entry.key && found.origin.is_some());
+        assert!(set(&written) || set(&examples) || entry.key == "require.register_file", "{} is not in it", entry.key);
+        if set(&written) {
+            assert_eq!(value(&written, &entry.key), entry.value, "{}", entry.key);
+        }
+    }
+    assert!(examples.profiles.may("other", "strict") && examples.policy.allow.devices.len() == 4);
+}

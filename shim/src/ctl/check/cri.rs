@@ -20,6 +20,9 @@ use crate::policy::floor::{MASKED, READ_ONLY};
 pub(super) const POD_UID: &str = "00000000-0000-0000-0000-000000000000";
 pub(super) const SANDBOX_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The name of the case of the sandbox.
+pub(super) const SANDBOX: &str = "sandbox";
+
 /// A spec to judge, and what was assumed to make it.
 pub(super) struct Case {
     /// As `container agent`.
@@ -138,7 +141,7 @@ fn sandbox(pod: &Pod) -> Result<Case, Impossible> {
     });
     let spec = to_spec(spec_json, "the sandbox")?;
     let facts = facts::of(&spec, &[], true);
-    Ok(Case { name: "sandbox".to_owned(), spec, facts, assumptions: BTreeSet::new(), depends: None })
+    Ok(Case { name: SANDBOX.to_owned(), spec, facts, assumptions: BTreeSet::new(), depends: None })
 }
 
 fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Result<Case, Impossible> {

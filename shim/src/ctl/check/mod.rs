@@ -22,7 +22,7 @@ use self::cri::{Case, Image};
 use self::input::{Input, Subject, What};
 pub(super) use self::judge::word;
 use self::judge::{Judgement, Verdict};
-use self::report::{Report, Reported};
+use self::report::{Report, Reported, Show};
 use super::{Error, Outcome, plain};
 use crate::config::{self, ChoiceError, Config, DIRECTORY, Policy, Trust};
 use crate::policy::{Denied, Mode};
@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// Leave out what would be changed in the spec
     #[arg(long)]
     no_diff: bool,
+    /// Print what is amended of the pause container too, of which no field of a pod decides
+    #[arg(long)]
+    all: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -97,7 +100,7 @@ pub(super) fn run(args: Args, out: &mut dyn Write) -> Result<Outcome, Error> {
     }
     match args.json {
         true => report.print_json(out)?,
-        false => report.print_text(out, !args.no_diff)?,
+        false => report.print_text(out, Show { diff: !args.no_diff, pause: args.all })?,
     }
     let verdicts = || report.subjects.iter().flat_map(|subject| &subject.containers).map(|container| container.verdict);
     if verdicts().any(|verdict| verdict == Verdict::Refuse) {

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::cri::SANDBOX;
 use super::input::{Subject, What};
 use super::judge::{Finding, Judgement, Verdict};
 use super::plain;
@@ -15,6 +16,15 @@ use crate::policy::Mode;
 
 /// The most characters of a value in a diff; JSON has all.
 const WIDTH: usize = 100;
+
+/// What is printed beside the verdicts.
+#[derive(Clone, Copy)]
+pub(super) struct Show {
+    /// The changes in the spec.
+    pub diff: bool,
+    /// What is amended of the pause container.
+    pub pause: bool,
+}
 
 /// What is said of a file.
 #[derive(Serialize)]
@@ -102,7 +112,7 @@ impl Report {
         Ok(writeln!(out, "{}", serde_json::to_string_pretty(self)?)?)
     }
 
-    pub(super) fn print_text(&self, out: &mut dyn Write, with_diff: bool) -> io::Result<()> {
+    pub(super) fn print_text(&self, out: &mut dyn Write, show: Show) -> io::Result<()> {
         for warning in &self.warnings {
             writeln!(out, "warning: {}, {warning}", self.file)?;
         }
@@ -114,14 +124,14 @@ impl Report {
             if std::mem::replace(&mut gap, true) {
                 writeln!(out)?;
             }
-            subject.print(&self.file, out, with_diff)?;
+            subject.print(&self.file, out, show)?;
         }
         Ok(())
     }
 }
 
 impl Reported {
-    fn print(&self, file: &str, out: &mut dyn Write, with_diff: bool) -> io::Result<()> {
+    fn print(&self, file: &str, out: &mut dyn Write, show: Show) -> io::Result<()> {
         writeln!(out, "{}: {}", self.title, word(self.verdict()))?;
         writeln!(out, "  from {file}, document {}, line {}", self.document, self.line)?;
         if let (Some(profile), Some(mode)) = (&self.profile, self.mode) {
@@ -145,12 +155,19 @@ impl Reported {
                 writeln!(out, "    {depends}")?;
             }
             findings(out, if audit { "would refuse" } else { "refuse" }, &container.refusals)?;
+            if container.name == SANDBOX && !show.pause {
+                let rules: BTreeSet<&str> = container.amendments.iter().map(|amendment| amendment.rule).collect();
+                if !rules.is_empty() {
+                    let rules = rules.into_iter().collect::<Vec<_>>().join(", ");
+                    writeln!(out, "    of the pause container itself, which no field of a pod decides: {rules}")?;
+                }
+                sentence(container, out)?;
+                continue;
+            }
             let refused = container.verdict == Verdict::Refuse;
             findings(out, if audit || refused { "would amend" } else { "amend" }, &container.amendments)?;
-            if let Some(sentence) = &container.sentence {
-                writeln!(out, "    kubectl describe pod would say:\n      {sentence}")?;
-            }
-            if with_diff && !container.diff.is_empty() {
+            sentence(container, out)?;
+            if show.diff && !container.diff.is_empty() {
                 writeln!(out, "    the spec containerd writes (-) and what would run (+):")?;
                 for change in &container.diff {
                     writeln!(out, "      @@ {}", plain(&change.path))?;
@@ -163,6 +180,13 @@ impl Reported {
             }
         }
         Ok(())
+    }
+}
+
+fn sentence(container: &Judgement, out: &mut dyn Write) -> io::Result<()> {
+    match &container.sentence {
+        Some(sentence) => writeln!(out, "    kubectl describe pod would say:\n      {sentence}"),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use oci_spec::runtime::Spec;
 
-use super::cri::Case;
+use super::cri::{Case, SANDBOX};
 use super::facts;
 use crate::policy::Role;
 
@@ -25,7 +25,7 @@ pub(super) fn case(spec: &Spec) -> Case {
     let mut facts = facts::of(spec, &[], sandbox);
     facts.host_namespaces_joined = of_node.into_iter().map(|(typ, _)| typ).collect();
     Case {
-        name: if sandbox { "sandbox" } else { "container" }.to_owned(),
+        name: if sandbox { SANDBOX } else { "container" }.to_owned(),
         spec: spec.clone(),
         facts,
         assumptions,
