@@ -65,11 +65,11 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 fn verify(dir: &Path) -> Report {
     let key = Key::from_hex(&std::fs::read_to_string(dir.join("first-key")).unwrap()).unwrap();
-    let mut verifier = Verifier::new([key]);
+    let mut verifier = Verifier::new([key]).held_to(Log::new(settings(dir)).head().unwrap());
     for file in files(dir) {
         verifier.read(&file, BufReader::new(File::open(&file).unwrap())).unwrap();
     }
-    verifier.finish(Log::new(settings(dir)).head().unwrap().as_ref())
+    verifier.finish()
 }
 
 #[test]

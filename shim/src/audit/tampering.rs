@@ -203,13 +203,31 @@ fn a_part_of_a_log_may_begin_anywhere_and_is_still_held_together() {
     let verify = |lines: &[String]| {
         let mut verifier = Verifier::new([place.first.clone()]).of_a_part();
         verifier.read(&place.settings.path, lines.join("\n").as_bytes()).unwrap();
-        verifier.finish(None)
+        verifier.finish()
     };
     let mut lines = files.remove(0);
     lines.push(String::new());
     assert!(verify(&lines).findings.is_empty());
     lines.remove(2);
     assert!(!verify(&lines).findings.is_empty());
+}
+
+#[test]
+fn a_log_may_go_on_after_a_head_and_is_held_to_what_it_was_told_after() {
+    let place = place(|_| ());
+    place.write(5);
+    let head = place.log().head().unwrap().unwrap();
+    place.write(5);
+    let verify = |head: Head| {
+        let mut verifier = Verifier::new([place.first.clone()]).held_to(Some(head));
+        verifier.read(&place.settings.path, fs::read(&place.settings.path).unwrap().as_slice()).unwrap();
+        verifier.finish().findings
+    };
+    assert!(verify(head.clone()).is_empty());
+    let found = verify(Head { prev: crate::hex::encode(&[0; 32]), ..head.clone() });
+    assert_eq!((found[0].line, found[1].what.as_str()), (6, "it is not authentic"));
+    let found = verify(Head { seq: 100, ..head });
+    assert_eq!(found[0].what, "it is not authentic");
 }
 
 /// Who takes the node has its present key and knows the log. With it he writes what is to come, and nothing else.

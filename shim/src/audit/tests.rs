@@ -14,8 +14,16 @@ pub(super) struct Place {
     pub first: Key,
 }
 
+/// A log in memory, where syncs cost nothing.
 pub(super) fn place(change: impl FnOnce(&mut Settings)) -> Place {
-    let dir = tempfile::tempdir().unwrap();
+    place_in(tempfile::tempdir_in("/dev/shm").unwrap(), change)
+}
+
+fn place_on_disk(change: impl FnOnce(&mut Settings)) -> Place {
+    place_in(tempfile::tempdir().unwrap(), change)
+}
+
+fn place_in(dir: tempfile::TempDir, change: impl FnOnce(&mut Settings)) -> Place {
     let at = |name: &str| dir.path().join(name);
     let mut settings = Settings {
         path: at("log/audit.jsonl"),
@@ -58,11 +66,11 @@ impl Place {
     }
 
     pub fn verify_with(&self, keys: impl IntoIterator<Item = Key>) -> Report {
-        let mut verifier = Verifier::new(keys);
+        let mut verifier = Verifier::new(keys).held_to(self.log().head().unwrap());
         for file in self.files() {
             verifier.read(&file, BufReader::new(fs::File::open(&file).unwrap())).unwrap();
         }
-        verifier.finish(self.log().head().unwrap().as_ref())
+        verifier.finish()
     }
 
     pub fn text(&self) -> Vec<String> {
@@ -226,7 +234,7 @@ fn files_carry_the_append_only_attribute_through_their_changes() {
     let change = |settings: &mut Settings| {
         (settings.max_file, settings.keep, settings.append_only) = (3000, 2, true);
     };
-    let mut place = place(change);
+    let mut place = place_on_disk(change);
     place.write(40);
     let files = place.files();
     assert!(files.len() == 3 && files.iter().all(attribute), "{files:?}");
@@ -242,7 +250,7 @@ fn files_carry_the_append_only_attribute_through_their_changes() {
 #[test]
 fn room_is_kept_that_readers_do_not_see_and_given_back_when_a_file_closes() {
     use std::os::unix::fs::MetadataExt;
-    let place = place(|settings| settings.max_file = 20_000);
+    let place = place_on_disk(|settings| settings.max_file = 20_000);
     place.write(1);
     let taken = |path: &PathBuf| fs::metadata(path).unwrap().blocks() * 512;
     let current = fs::metadata(&place.settings.path).unwrap();

@@ -126,6 +126,7 @@ pub struct Verifier {
     doubtful: Doubtful,
     /// Whether the files are a part of a log, which may begin anywhere.
     part: bool,
+    head: Option<Head>,
     report: Report,
 }
 
@@ -139,6 +140,7 @@ impl Verifier {
             announced: None,
             doubtful: Doubtful::default(),
             part: false,
+            head: None,
             report: Report::default(),
         }
     }
@@ -147,6 +149,14 @@ impl Verifier {
     #[must_use]
     pub fn of_a_part(mut self) -> Self {
         self.part = true;
+        self
+    }
+
+    /// Holds the log to where it ended at some time, which the node tells apart from it: with that, records cut off the
+    /// end are found. That it went on since is as it should be.
+    #[must_use]
+    pub fn held_to(mut self, head: Option<Head>) -> Self {
+        self.head = head;
         self
     }
 
@@ -219,6 +229,9 @@ impl Verifier {
                 find(format!("record {seq} is under another key, which no record before it announced"));
             }
         }
+        if self.head.as_ref().is_some_and(|head| head.seq == seq + 1 && hex::decode(&head.prev) != Some(line.mac)) {
+            find(format!("record {seq} is not the one the head of the log was told after"));
+        }
         if line.name == own::RECOVERED && line.text("reason") == Some("missing") {
             find(format!("when record {seq} was written, acknowledged records before it were gone"));
         }
@@ -236,27 +249,19 @@ impl Verifier {
         self.before = Some((line.link.clone(), line.mac));
     }
 
-    /// Ends the reading. With the head, which the node tells apart from its log, records cut off the end are found.
-    pub fn finish(mut self, head: Option<&Head>) -> Report {
+    /// Ends the reading.
+    pub fn finish(mut self) -> Report {
         let doubtful = std::mem::take(&mut self.doubtful);
         self.report.findings.extend(doubtful.lines.into_iter().map(altered_or_inserted));
-        if let Some(head) = head {
-            let authentic = self.keys.hold(&head.link(), |key| head.authentic(key));
-            let end = self.before.as_ref().map_or(0, |(link, _)| link.seq + 1);
-            let what = if !authentic {
-                Some("the head of the log is not authentic".to_owned())
-            } else if end < head.seq {
-                Some(format!("{} records are missing at the end", head.seq - end))
-            } else if end > head.seq {
-                Some(format!("the log goes on after record {}, where the node left it", head.seq))
-            } else {
-                let last = self.before.as_ref().map(|(_, mac)| *mac);
-                let other = last.is_some_and(|mac| hex::decode(&head.prev) != Some(mac));
-                other.then(|| "the last record is not the one the node wrote last".to_owned())
+        let end = self.before.as_ref().map_or(0, |(link, _)| link.seq + 1);
+        if let Some(head) = self.head.take() {
+            let what = match self.keys.hold(&head.link(), |key| head.authentic(key)) {
+                false => Some("it is not authentic".to_owned()),
+                true if end < head.seq => Some(format!("{} records are missing at the end", head.seq - end)),
+                true => None,
             };
-            if let Some(what) = what {
-                self.report.findings.push(Finding { file: PathBuf::from("head"), line: 0, what });
-            }
+            let found = what.map(|what| Finding { file: PathBuf::from("head"), line: 0, what });
+            self.report.findings.extend(found);
         }
         self.report
     }

@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod audit;
+mod check;
 mod config;
 mod profile;
+mod rules;
 mod verify;
 
 use crate::error::chain;
@@ -28,10 +30,14 @@ struct Cli {
 enum Command {
     /// Prove and read the audit log
     Audit(audit::Args),
+    /// Tell what Curb would say to a pod or an OCI spec
+    Check(check::Args),
     /// Print and check the node's configuration
     Config(config::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
+    /// Print the rules of the floor, each with its reason and its fix
+    Rules(rules::Args),
     /// Ask the kernel whether containers run under the floor
     Verify(verify::Args),
 }
@@ -43,6 +49,8 @@ enum Outcome {
     Good,
     /// Something is not, and the output says what.
     Fault,
+    /// It could not be told, and the output says why.
+    Unknown,
 }
 
 /// Why a command could not look.
@@ -61,13 +69,16 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
         Command::Audit(args) => audit::run(args, &mut out),
+        Command::Check(args) => check::run(args, &mut out),
         Command::Config(args) => config::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
+        Command::Rules(args) => rules::run(&args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Fault) => ExitCode::from(1),
+        Ok(Outcome::Unknown) => ExitCode::from(2),
         // The reader has seen enough, as in `curbctl ... | head`.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -377,6 +377,15 @@ rules! {
         cis: None,
         nist: Some("3.1.5, 4.1.5"),
     }
+    PROFILE {
+        id: "profile",
+        level: Level::Refuse,
+        reason: "a profile may allow what the node refuses, so the administrator says which namespaces may use which",
+        fix: "set annotation io.curb/profile to one the administrator allows, or leave it out",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
+    }
     INVALID_SPEC {
         id: "invalid-spec",
         level: Level::Malformed,

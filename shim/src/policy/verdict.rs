@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::floor::{Level, RULES, Rule};
+use super::floor::{Level, PROFILE, RULES, Rule};
 
 /// The most characters of a refusal. `kubectl describe pod` shows it after what containerd puts before it.
 pub const MAX_SENTENCE: usize = 200;
@@ -32,6 +32,12 @@ impl Denied {
     /// `None` when nothing was broken.
     pub(super) fn new(denials: Vec<Denial>) -> Option<Self> {
         if denials.is_empty() { None } else { Some(Self(denials)) }
+    }
+
+    /// The refusal of a pod that asks for a profile which its namespace may not use.
+    pub fn of_profile(profile: &str, namespace: &str) -> Self {
+        let found = format!("namespace {} may not use profile {}", quote(namespace), quote(profile));
+        Self(vec![Denial::new(&PROFILE, found)])
     }
 
     /// Every rule that was broken, in the order of judgement.

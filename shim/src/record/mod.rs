@@ -114,6 +114,15 @@ pub struct Record {
     pub verdict: Verdict,
     /// Whether the decision was carried out.
     pub mode: Mode,
+    /// The profile it asked for, or the node's.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Hex sha256 of the settings that judged it, the node's under the profile; `None` where the profile was refused.
+    #[serde(default)]
+    pub policy_digest: Option<String>,
+    /// Hex sha256 of the node's configuration, as `curbctl config show` prints it.
+    #[serde(default)]
+    pub config_digest: Option<String>,
     /// The changes made to the spec, in the order of the rules.
     #[serde(default)]
     pub changes: Vec<Change>,
@@ -174,6 +183,9 @@ impl Record {
             identity: Identity::default(),
             verdict,
             mode,
+            profile: None,
+            policy_digest: None,
+            config_digest: None,
             changes: Vec::new(),
             denials: Vec::new(),
             limits_asked: Limits::default(),

@@ -13,20 +13,20 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
+use super::pinned::Pinned;
 use super::pod::Pod;
 use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
-use crate::config::Config;
 use crate::error::{TaskError, chain};
+use crate::facts;
 use crate::launch;
 use crate::leftovers;
-use crate::policy::{self, Hardened};
+use crate::policy::{self, Denied, Hardened};
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
-use crate::{config, facts};
 
 impl Pod {
     /// Creates a container: judged, hardened, launched, its limits read back. Nothing is left of a failed one.
@@ -52,6 +52,9 @@ impl Pod {
             Err(error) => {
                 self.settle(&request.id, None);
                 drop(promise);
+                if self.is_empty() {
+                    self.pin.release();
+                }
                 return Err(error);
             }
         };
@@ -81,18 +84,19 @@ impl Pod {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
         let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let config = config::load(Path::new(config::DIRECTORY))
-            .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
-        let digest = config.digest();
-        let trail = Trail::new(config.audit.clone());
-        trail.announce(&config).await?;
-        let facts::Gathered { facts, judged } = self.look(&spec, request, &config);
-        let hardened = match policy::admit(spec, &facts, &config.policy).map(policy::Admitted::harden) {
-            Ok(hardened) => hardened,
+        let pinned = self.pin.of(&spec).await?;
+        report.judged_by(&pinned);
+        let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
+        let judgement = match &pinned.settings {
+            Ok(settings) => self.judge(spec, request, &pinned, settings),
+            Err(denied) => Err(denied.clone()),
+        };
+        let (hardened, judged) = match judgement {
+            Ok(admitted) => admitted,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                let record = trail.tell(trail::verdict(report.record(), &digest)).await;
+                let record = trail.tell(trail::verdict(report.record(), digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.sentence(record)));
@@ -102,7 +106,7 @@ impl Pod {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
-        trail.step(trail::verdict(report.record(), &digest)).await?;
+        trail.step(trail::verdict(report.record(), digest)).await?;
         let failed = trail::event(trail::FAILED, report.record());
         let made = self.make(request, (hardened, judged), report, trail.clone()).await;
         if let Err(error) = &made {
@@ -111,8 +115,14 @@ impl Pod {
         made
     }
 
-    /// What the policy must know of the node and the pod to judge `spec`.
-    fn look(&self, spec: &Spec, request: &CreateTaskRequest, config: &Config) -> facts::Gathered {
+    /// The verdict on `spec`, and what of it was judged by name.
+    fn judge(
+        &self,
+        spec: Spec,
+        request: &CreateTaskRequest,
+        pinned: &Pinned,
+        settings: &policy::Settings,
+    ) -> Result<(Hardened, facts::Judged), Denied> {
         let containers = self.containers();
         // The pid of one that has ended may be anybody's.
         let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
@@ -121,9 +131,10 @@ impl Pod {
             id: &request.id,
             group: &self.group,
             peers: &living.map(|it| it.init.pid()).collect::<Vec<_>>(),
-            reserved: &[config.audit.path.clone(), config.audit.key_file.clone(), config.audit.state.clone()],
+            reserved: &pinned.reserved,
         };
-        facts::gather(spec, &origin, &config.policy)
+        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, settings);
+        Ok((policy::admit(spec, &facts, settings)?.harden(), judged))
     }
 
     /// Makes what was admitted, and sees that it is that.

@@ -11,6 +11,7 @@ mod exec;
 mod exec_trail;
 mod hooks;
 mod options;
+mod pinned;
 mod pod;
 mod process;
 mod repeats;

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::{Capability, LinuxResources, Spec};
 
+use super::pinned::Pinned;
 use crate::cgroup::{self, Cgroup};
 use crate::children;
 use crate::error::chain;
@@ -61,6 +62,13 @@ impl Report {
     /// The record as it is now.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// What it is judged by.
+    pub fn judged_by(&mut self, pinned: &Pinned) {
+        self.record.profile = Some(pinned.profile.clone());
+        self.record.config_digest = Some(pinned.config_digest.clone());
+        self.record.policy_digest = Some(pinned.policy_digest.clone()).filter(|digest| !digest.is_empty());
     }
 
     /// The spec was refused.

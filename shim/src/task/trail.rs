@@ -174,6 +174,8 @@ pub fn verdict(record: &Record, config: &str) -> Event {
     event(VERDICT, record)
         .with("curb.version", record.curb_version.as_str())
         .with("curb.config.sha256", config)
+        .with("curb.profile.name", record.profile.clone())
+        .with("curb.policy.sha256", record.policy_digest.clone())
         .with("curb.mode", json!(record.mode))
         .with("curb.operation", "create")
         .with("curb.verdict", word(record.verdict))
