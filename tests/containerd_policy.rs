@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use curb_tests::api::cri::{Device, MountPropagation, NamespaceMode};
 use curb_tests::config::Settings;
@@ -17,7 +18,12 @@ async fn node(curb_config: &str) -> Result<Node> {
 }
 
 /// The sentence that refuses a container, which must be of the policy and point at a record.
-async fn refused(container: ContainerBuilder<'_, '_>) -> String {
+async fn refused(mut container: ContainerBuilder<'_, '_>) -> String {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // CRI keeps the name of a container whose start failed.
+    if let Some(metadata) = &mut container.config.metadata {
+        metadata.attempt = TRIED.fetch_add(1, Ordering::Relaxed);
+    }
     let sentence = container.shell("exec sleep 1000").start().await.map(drop).expect_err("admitted").to_string();
     assert!(sentence.contains("curb refuses ") && sentence.contains("audit record "), "{sentence}");
     assert!(!sentence.contains("unknown"), "{sentence}");
@@ -28,23 +34,29 @@ async fn refused(container: ContainerBuilder<'_, '_>) -> String {
 
 #[tokio::test]
 async fn a_pod_mounts_nothing_of_the_node_nor_of_another_pod_whatever_links_lead_there() -> Result<()> {
-    let node = node("[allow]\nbind_sources = [\"/srv/shared\"]\n").await?;
+    let node = node("# for now\n").await?;
+    let srv = node.scratch("srv")?.display().to_string();
+    let (shared, private) = (format!("{srv}/shared"), format!("{srv}/private"));
+    node.write("/etc/curb/config.toml", &format!("[allow]\nbind_sources = [{shared:?}]\n"))?;
     let pod = node.pod("mounts").run().await?;
     let other = node.pod("other").run().await?;
     let (own, foreign) = (pod.volume("empty-dir", "work"), other.volume("secret", "token"));
     node.write(&format!("{own}/hello"), "of the pod")?;
     node.write(&format!("{foreign}/token"), "of another pod")?;
-    node.write("/srv/shared/hello", "of the node")?;
-    node.write("/srv/private/key", "of the node")?;
-    symlink(&foreign, node.path(format!("{own}/stolen")))?;
-    symlink("/srv/private", node.path("/srv/shared/out"))?;
-    symlink("/srv/private", node.path("/srv/link"))?;
+    node.write(&format!("{shared}/hello"), "of the node")?;
+    node.write(&format!("{private}/key"), "of the node")?;
+    let stolen = format!("{own}/stolen");
+    let (out, link) = (format!("{shared}/out"), format!("{srv}/link"));
+    for (target, link) in [(&foreign, &stolen), (&private, &out), (&private, &link)] {
+        let _ = fs::remove_file(node.path(link));
+        symlink(target, node.path(link))?;
+    }
 
     let mount = |source: &str| pod.container("bad").mount(source, "/data", false);
-    let stolen = format!("{own}/stolen");
     let upward = format!("{own}/../../../../{}", foreign.trim_start_matches("/var/lib/kubelet/pods/"));
     let of_pods = own.split_once("/volumes").unwrap().0.to_owned();
-    for source in ["/srv", "/srv/private", "/srv/link", "/srv/shared/out", "/srv/shared/../private", "/dev/shm"] {
+    let above = format!("{shared}/../private");
+    for source in [&srv, &private, &link, &out, &above, "/dev/shm"] {
         let sentence = refused(mount(source)).await;
         assert!(sentence.contains("refuses bind-sources"), "{source}: {sentence}");
     }
@@ -54,7 +66,7 @@ async fn a_pod_mounts_nothing_of_the_node_nor_of_another_pod_whatever_links_lead
     }
     let sockets = ["/run/containerd/containerd.sock", "/run/containerd", "/run", "/", "/run/containerd/s"];
     for source in
-        sockets.into_iter().chain(["/proc", "/proc/1/root/srv", "/sys/fs/cgroup", "/var/log/curb", "/run/curb"])
+        sockets.into_iter().chain(["/proc", "/proc/1/root/usr", "/sys/fs/cgroup", "/var/log/curb", "/run/curb"])
     {
         let sentence = refused(mount(source)).await;
         let told = ["refuses node-interfaces", "refuses bind-sources"].iter().any(|told| sentence.contains(told));
@@ -62,13 +74,14 @@ async fn a_pod_mounts_nothing_of_the_node_nor_of_another_pod_whatever_links_lead
         assert!(!sockets.contains(&source) || sentence.contains("node-interfaces"), "{source}: {sentence}");
     }
     // The directory of the socket under another name, below a directory that is allowed.
-    node.run(&["mkdir", "/srv/shared/runtime"])?;
-    node.run(&["mount", "--bind", "/run/containerd", "/srv/shared/runtime"])?;
-    let sentence = refused(mount("/srv/shared/runtime")).await;
-    node.run(&["umount", "/srv/shared/runtime"])?;
+    let runtime = format!("{shared}/runtime");
+    node.run(&["mkdir", &runtime])?;
+    node.run(&["mount", "--bind", "/run/containerd", &runtime])?;
+    let sentence = refused(mount(&runtime)).await;
+    node.run(&["umount", &runtime])?;
     assert!(sentence.contains("refuses node-interfaces"), "{sentence}");
 
-    let good = pod.container("good").mount(&own, "/work", false).mount("/srv/shared", "/shared", true);
+    let good = pod.container("good").mount(&own, "/work", false).mount(&shared, "/shared", true);
     let good = good.shell("cat /work/hello /shared/hello; exec sleep 1000").start().await?;
     let read = good.exec(["cat", "/work/hello", "/shared/hello"]).await?;
     assert_eq!(read.stdout, "of the podof the node");
@@ -113,7 +126,7 @@ async fn a_volume_runs_programs_but_no_set_uid_ones_and_a_secret_is_not_written(
 
 #[tokio::test]
 async fn devices_hooks_propagation_and_file_systems_of_the_node_are_refused() -> Result<()> {
-    let node = node("[allow]\nhooks = [{ path = \"/srv/hook\" }]\ndevices = [\"/dev/full*\"]\n").await?;
+    let node = node("[allow]\nhooks = [{ path = \"/var/lib/srv/hook\" }]\ndevices = [\"/dev/full*\"]\n").await?;
     let pod = node.pod("devices").run().await?;
     let device = |path: &str| {
         let mut container = pod.container("device");
@@ -123,7 +136,9 @@ async fn devices_hooks_propagation_and_file_systems_of_the_node_are_refused() ->
     };
     let sentence = refused(device("/dev/kmsg")).await;
     assert!(sentence.contains("refuses host-devices: device \"/dev/kmsg\" (c 1:11)"), "{sentence}");
-    let allowed = device("/dev/full").shell("exec sleep 1000").start().await?;
+    let mut allowed = device("/dev/full");
+    allowed.config.metadata.as_mut().unwrap().name = "allowed".to_owned();
+    let allowed = allowed.shell("exec sleep 1000").start().await?;
     allowed.stop(0).await?;
 
     node.run(&["mount", "--make-rshared", "/"])?;
@@ -142,37 +157,39 @@ async fn devices_hooks_propagation_and_file_systems_of_the_node_are_refused() ->
         assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
         status.message().to_owned()
     };
-    node.write("/srv/hook", "#!/bin/sh\ntouch /srv/ran\n")?;
-    let hook = node.path("/srv/hook");
+    node.write("/var/lib/srv/hook", "#!/bin/sh\ntouch /var/lib/srv/ran\n")?;
+    let hook = node.path("/var/lib/srv/hook");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o777))?;
     for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
         // The one may be written by others, the other is nowhere allowed.
-        for path in ["/srv/hook", "/bin/true"] {
+        for path in ["/var/lib/srv/hook", "/bin/true"] {
             let sentence = try_spec("/hooks", json!({kind: [{"path": path}]})).await;
             assert!(sentence.contains(&format!("refuses hooks: a {kind} hook runs \"{path}\"")), "{sentence}");
         }
     }
-    assert!(!node.path("/srv/ran").exists());
+    assert!(!node.path("/var/lib/srv/ran").exists());
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
-    let task =
-        node.task("hooked", &["/probe", "sleep"]).set("/hooks", json!({"createRuntime": [{"path": "/srv/hook"}]}));
+    let task = node
+        .task("hooked", &["/probe", "sleep"])
+        .set("/hooks", json!({"createRuntime": [{"path": "/var/lib/srv/hook"}]}));
     let task = task.create().await?;
-    assert!(node.path("/srv/ran").exists());
+    fs::remove_file(node.path("/var/lib/srv/ran"))?;
     task.delete().await?;
 
     for (mount, rule) in [
         (
-            json!({"destination": "/x", "type": "overlay", "source": "o", "options": ["lowerdir=/etc:/srv"]}),
+            json!({"destination": "/x", "type": "overlay", "source": "o", "options": ["lowerdir=/etc:/var/lib/srv"]}),
             "mount-type",
         ),
         (json!({"destination": "/x", "type": "ext4", "source": "/dev/vda", "options": []}), "mount-type"),
-        (json!({"destination": "/x", "type": "none", "source": "/srv", "options": ["bind"]}), "bind-sources"),
+        (json!({"destination": "/x", "type": "none", "source": "/var/lib/srv", "options": ["bind"]}), "bind-sources"),
         (json!({"destination": "/x", "source": "config.json", "options": ["rbind"]}), "bind-sources"),
     ] {
         let sentence = try_spec("/mounts/4", mount.clone()).await;
         assert!(sentence.contains(&format!("refuses {rule}:")), "{mount}: {sentence}");
     }
-    let sentence = try_spec("/root/path", json!("/srv")).await;
+    fs::remove_dir_all(node.path("/var/lib/srv"))?;
+    let sentence = try_spec("/root/path", json!("/var/lib/srv")).await;
     assert!(sentence.contains("refuses root-file-system"), "{sentence}");
     node.expect_nothing_left().await
 }
@@ -218,8 +235,7 @@ async fn namespaces_of_another_pod_are_not_joined_and_those_of_the_pod_are() -> 
 
 #[tokio::test]
 async fn what_the_node_requires_refuses_the_sandbox_or_the_container() -> Result<()> {
-    let config =
-        "mode = \"strict\"\n[require]\nregister_pattern = \"AI-[0-9]{4}\"\nimage_registries = [\"docker.io/library\"]\n";
+    let config = "mode = \"strict\"\n[require]\nregister_pattern = \"AI-[0-9]{4}\"\nimage_registries = [\"docker.io/library\"]\n";
     let node = node(config).await?;
     let sandbox = node.pod("none").run().await.map(drop).expect_err("a pod without an entry").to_string();
     assert!(sandbox.contains("curb refuses register-entry: the pod names no register entry"), "{sandbox}");
