@@ -38,6 +38,7 @@ pub mod record;
 pub mod ctl;
 pub mod error;
 pub mod hex;
+pub mod plain;
 #[cfg(feature = "reporter")]
 pub mod reporter;
 pub mod sys;

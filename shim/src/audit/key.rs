@@ -1,4 +1,5 @@
-//! The keys of the log: all its cryptography, and the one file to exchange for another back end.
+//! The keys of the log: all its cryptography, and the one file to exchange for another back end. Nothing else in the log
+//! names an algorithm: it asks for the key that is next, for the MAC of bytes, for a digest.
 //!
 //! The key moves on through a one-way step and the old one is erased, so that whoever takes the node learns no key that
 //! records of the past were written under (Bellare and Yee, "Forward integrity for secure audit logs", 1997).
@@ -6,6 +7,7 @@
 use std::fmt;
 use std::io;
 
+use hmac::digest::FixedOutput as _;
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -61,27 +63,55 @@ impl Key {
         &self.0
     }
 
+    /// The key of the first records of a chain, given the number of its very first and how many are written under each
+    /// key. A key thus stands for certain numbers: whoever holds a later one cannot write an earlier record with it.
+    #[must_use]
+    pub fn begin(&self, since: u64, every: u64) -> Self {
+        self.derive(format!("curb audit: from {since} every {every}").as_bytes())
+    }
+
     /// The next key. There is no way back.
     #[must_use]
     pub fn next(&self) -> Self {
-        Self::from_bytes(self.derive(b"curb audit: next key"))
+        self.derive(b"curb audit: next key")
     }
 
     /// What tells this chain of keys from others; taken of its first key, and no secret.
     pub fn id(&self) -> String {
-        hex::encode(&self.derive(b"curb audit: key id")[..8])
+        hex::encode(&self.derive(b"curb audit: key id").bytes()[..8])
     }
 
     /// Authenticates `bytes`.
     pub fn mac(&self, bytes: &[u8]) -> Mac {
-        Self::from_bytes(self.derive(b"curb audit: record")).derive(bytes)
+        *self.derive(b"curb audit: record").derive(bytes).bytes()
     }
 
-    fn derive(&self, bytes: &[u8]) -> [u8; LENGTH] {
+    /// Of a chain's first key: the key of the digests that stand for arguments. It tells nothing of the keys of records,
+    /// and only who has it can try whether a digest is of the arguments he guesses.
+    #[must_use]
+    pub fn for_arguments(&self) -> Self {
+        self.derive(b"curb audit: arguments")
+    }
+
+    /// The digest that stands for the arguments of a process in a record, under [`Key::for_arguments`]: of each argument
+    /// and a NUL after it, as `/proc/<pid>/cmdline` has them.
+    pub fn digest_arguments<S: AsRef<str>>(&self, arguments: &[S]) -> String {
+        let mut bytes = Zeroizing::new(Vec::new());
+        for argument in arguments {
+            bytes.extend_from_slice(argument.as_ref().as_bytes());
+            bytes.push(0);
+        }
+        hex::encode(self.derive(&bytes).bytes())
+    }
+
+    fn derive(&self, bytes: &[u8]) -> Self {
         #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
         let mut hmac = Hmac::<Sha256>::new_from_slice(&self.0[..]).expect("a key of any length");
         hmac.update(bytes);
-        hmac.finalize().into_bytes().into()
+        // Written to where it is wiped from: a copy on the stack would outlive the key.
+        let mut derived = Zeroizing::new([0; LENGTH]);
+        hmac.finalize_into((&mut *derived).into());
+        Key(derived)
     }
 }
 
@@ -90,9 +120,25 @@ pub(super) fn same(one: &Mac, other: &Mac) -> bool {
     one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
-/// SHA-256.
-pub(super) fn digest(bytes: &[u8]) -> [u8; LENGTH] {
-    Sha256::digest(bytes).into()
+/// A digest that nobody can find another text for (SHA-256).
+#[derive(Clone, Default)]
+pub(super) struct Digest(Sha256);
+
+impl Digest {
+    /// Of `bytes`.
+    pub fn of(bytes: &[u8]) -> [u8; LENGTH] {
+        Sha256::digest(bytes).into()
+    }
+
+    /// Takes more.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all that was taken, in hexadecimal.
+    pub fn finish(self) -> String {
+        hex::encode(&self.0.finalize())
+    }
 }
 
 #[cfg(test)]
@@ -117,9 +163,22 @@ mod tests {
         assert_ne!(key.id(), key.next().id());
     }
 
-    /// The derivation is a promise to every verifier: these were computed once with another implementation of HMAC.
+    /// The derivation is a promise to every verifier and to every archive: these were computed with Python's `hmac`.
     #[test]
-    fn the_derivation_is_hmac_sha256() {
+    fn the_derivation_stays_as_it_is() {
+        let key = Key::from_bytes([7; 32]);
+        assert_eq!(key.id(), "cd570fc48de98931");
+        assert_eq!(*key.begin(10, 1).to_hex(), "8ab4d08e6aa1ec13519b4f6e64ed17d6d12a9f8625e04a577cfde48e74cd0627");
+        assert_eq!(*key.next().to_hex(), "93e165d89ab7df81d84a1ad3dc85546d0b0b81f14ba4a2c6bf156e72e3e7077d");
+        assert_eq!(hex::encode(&key.mac(b"line")), "5b98a84039693b352e5cf14350bdca82b81a2a5a552a582fb971a72ca8596dfc");
+        assert_eq!(
+            key.for_arguments().digest_arguments(&["/bin/sh", "-c", "id"]),
+            "7532ad499923a155f5783ca19082625544d8f83aef9a0d863b15c8695a4166de"
+        );
+    }
+
+    #[test]
+    fn the_back_end_is_hmac_sha256() {
         // RFC 4231, test case 2, through the private step.
         let mut hmac = Hmac::<Sha256>::new_from_slice(b"Jefe").unwrap();
         hmac.update(b"what do ya want for nothing?");

@@ -4,26 +4,46 @@
 //! `state`): whoever takes the node later can stop the log but not rewrite it. A verifier who holds the first key finds
 //! every edit, deletion, insertion, reordering and truncation (`verify`).
 //!
-//! Many shims write one file without a daemon between them: each takes the lock on the state file, mends what a dead
-//! writer left, appends, and lets go (`log`). No record, no start.
+//! Many shims write one file without a daemon between them: each takes the lock on the state file (`log`), mends what a
+//! dead writer left (`mend`), appends (`held`), and lets go. No record, no start.
+//!
+//! # What must be on disk, and when
+//! With `fsync = "always"` a start costs one fdatasync(2), not one a record. The verdict and the create of a container that
+//! is admitted are written, but left to the sync of its start, which is of the same file: where the file changes in
+//! between, the one that closes is synced first. Until the start's record is on disk nothing of the workload runs, and
+//! should the node die before, nothing it permitted has happened. A refusal is synced by itself although nothing comes of
+//! it: attempts are what an investigation looks for, and the sentence the pod's author reads names its record. So are
+//! what ended and what ran out of memory; that an exec ended, or a container was removed, is left to the next sync.
+//!
+//! # What stays secret
+//! The state file holds the key of the next record and no other, in the page cache at once and on the medium when the
+//! kernel writes it back (30 s by default). Whoever takes a running node finds no key of the past; whoever takes its disk
+//! may find one that is seconds old, and, on a medium that keeps what was overwritten, older ones: encrypt the disk.
 
+mod files;
+mod held;
 mod key;
 mod line;
 mod log;
+mod mend;
 mod settings;
 mod state;
 mod verify;
 
+#[cfg(test)]
+mod tampering;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use files::{closed_files, discard};
+pub use held::Weight;
 pub use key::Key;
-pub use line::{Event, Line, MAX_LINE};
-pub use log::{Head, Log, closed_files};
-pub use settings::{Failure, Fsync, Settings};
+pub use line::{Event, Line, MAX_LINE, cut};
+pub use log::{Head, Log};
+pub use settings::{Arguments, Failure, Fsync, Repeats, Settings};
 pub use verify::{Finding, Report, Verifier};
 
 /// Why a record was not written. Nothing that needs one may start.
@@ -55,20 +75,34 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// Another writer did not let go.
-    #[error("the audit log {} is held by another process for more than {seconds} s", path.display())]
+    #[error("another process holds the lock of the audit log, {}, for too long", path.display())]
     Locked {
         /// The state file.
         path: PathBuf,
-        /// How long was waited.
-        seconds: u64,
     },
-    /// A record that no reader would take.
-    #[error("the {name} record is {length} bytes long, at most {MAX_LINE} are possible")]
-    TooLong {
-        /// `event.name`.
-        name: &'static str,
-        /// Bytes.
-        length: usize,
+    /// No key was given to a log whose configuration names the file it is given in.
+    #[error("there is no audit key: {} is set as audit.key_file and is not there", path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no room for records of what is to happen; that of what has happened is kept.
+    #[error("the disk of the audit log {} is full", path.display())]
+    Full {
+        /// The current file.
+        path: PathBuf,
+        /// The reason: no space, or the quota.
+        #[source]
+        source: io::Error,
+    },
+    /// The attribute that was asked for cannot be set.
+    #[error("audit.append_only is set and {} cannot be append-only", path.display())]
+    AppendOnly {
+        /// The current file.
+        path: PathBuf,
+        /// The reason: not for this file system, or not for this process.
+        #[source]
+        source: io::Error,
     },
     /// The record is no JSON.
     #[error("encode the {name} record")]
@@ -94,6 +128,8 @@ pub mod own {
     pub const BEGUN: &str = "curb.audit.begun";
     /// The last record under a key: the attribute `next.key` names the chain that follows.
     pub const KEY_REPLACED: &str = "curb.audit.key_replaced";
+    /// The first record of a file that is not the log's first.
+    pub const FILE_BEGUN: &str = "curb.audit.file_begun";
     /// The last record of a file.
     pub const FILE_CLOSED: &str = "curb.audit.file_closed";
     /// What was found after the last acknowledged record and does not belong there: a torn line of a writer that died,

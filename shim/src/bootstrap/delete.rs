@@ -9,7 +9,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use super::VerbError;
 use super::args::Invocation;
-use crate::audit::{Event, Log, Settings};
+use crate::audit::{Event, Log, Settings, Weight};
 use crate::config;
 use crate::error::chain;
 use crate::task::trail::RECOVERY;
@@ -49,7 +49,7 @@ fn tell(namespace: &str, removed: &[String]) {
     let log = Log::new(Settings { patience: Duration::from_secs(1), ..config.unwrap_or_default() });
     for id in removed {
         let event = Event::new(RECOVERY).with("container.id", id.as_str()).with("containerd.namespace", namespace);
-        if let Err(error) = log.append(&event) {
+        if let Err(error) = log.append(&event, Weight::Report) {
             log::error!("the end of {id} is not on record: {}", chain(&error));
             return;
         }

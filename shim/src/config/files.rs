@@ -10,18 +10,17 @@ use super::ConfigError;
 /// The largest file that is read, in bytes.
 pub(super) const MAX_SIZE: u64 = 64 << 10;
 
-/// The most drop-ins that are read.
+/// The most files of a directory that are read.
 const MAX_FILES: usize = 256;
 
-/// Where each file of a configuration lies: `config.toml`, then the drop-ins by name.
+/// The TOML files of a directory by name; none if there is no directory.
 ///
 /// # Errors
-/// The directory of drop-ins cannot be read, or holds too many.
+/// It cannot be read, or holds too many.
 pub(super) fn of(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let drop_ins = directory.join("config.d");
-    let read = |source| ConfigError::Read { path: drop_ins.clone(), source };
+    let read = |source| ConfigError::Read { path: directory.to_owned(), source };
     let mut files = Vec::new();
-    match std::fs::read_dir(&drop_ins) {
+    match std::fs::read_dir(directory) {
         Ok(entries) => {
             for entry in entries {
                 let path = entry.map_err(read)?.path();
@@ -31,7 +30,7 @@ pub(super) fn of(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
                     files.push(path);
                 }
                 if files.len() > MAX_FILES {
-                    return Err(read(io::Error::other(format!("it holds more than {MAX_FILES} drop-ins"))));
+                    return Err(read(io::Error::other(format!("it holds more than {MAX_FILES} files"))));
                 }
             }
         }
@@ -39,15 +38,23 @@ pub(super) fn of(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         Err(error) => return Err(read(error)),
     }
     files.sort_unstable_by(|one, other| one.file_name().cmp(&other.file_name()));
-    files.insert(0, directory.join("config.toml"));
     Ok(files)
+}
+
+/// Whose files are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Root's, where nobody else can write them: a node's.
+    Root,
+    /// Anyone's: a copy, to see what it would mean.
+    Anyone,
 }
 
 /// Reads one file; `None` if it is not there.
 ///
 /// # Errors
-/// It cannot be read, or is not root's alone to write.
-pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+/// It cannot be read, or may not be trusted.
+pub(super) fn read(path: &Path, trust: Trust) -> Result<Option<String>, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_owned(), source };
     // Without O_NONBLOCK a fifo in the file's place would hang every pod of the node.
     let opened =
@@ -61,7 +68,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
         Err(e) => return Err(read(e)),
     };
     let metadata = file.metadata().map_err(read)?;
-    if let Some(reason) = distrust(&metadata) {
+    if let Some(reason) = distrust(&metadata, trust) {
         return Err(ConfigError::Untrusted { path: path.to_owned(), reason });
     }
     read_capped(file).map(Some).map_err(read)
@@ -69,9 +76,11 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 
 /// Why a file of this kind, owner and mode is not to be trusted. Taken from the open file, so that it cannot be
 /// exchanged after the look.
-fn distrust(metadata: &Metadata) -> Option<&'static str> {
+fn distrust(metadata: &Metadata, trust: Trust) -> Option<&'static str> {
     if !metadata.is_file() {
         Some("it is not a regular file")
+    } else if trust == Trust::Anyone {
+        None
     } else if metadata.uid() != 0 {
         Some("it is not owned by root")
     } else {

@@ -3,13 +3,19 @@
 use super::files::{MAX_SIZE, read_capped, writable_by_others};
 use super::quantity::{MAX_BYTES, MAX_CPU_MILLIS, MAX_PIDS, MIN_CPU_MILLIS};
 use super::*;
+use crate::policy::{LimitSettings, Limits, Mode};
 use proptest::prelude::*;
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 /// What one file with this text gives.
 fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
-    resolve(&[Layer::parse(path, text.to_owned())?]).map(|config| config.policy)
+    config(text, path).map(|config| config.policy)
+}
+
+fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let source = Source { directory: PathBuf::from("/nowhere"), trust: Trust::Root };
+    resolve(vec![Layer::parse(path, text.to_owned())?], source)
 }
 
 fn read(text: &str) -> Result<Settings, String> {
@@ -17,9 +23,11 @@ fn read(text: &str) -> Result<Settings, String> {
 }
 
 /// A configuration of the files that are given by name.
-fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(super) fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("config.d")).unwrap();
+    for inner in ["config.d", "profiles"] {
+        std::fs::create_dir(dir.path().join(inner)).unwrap();
+    }
     for (name, text) in files {
         std::fs::write(dir.path().join(name), text).unwrap();
         std::fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o644)).unwrap();
@@ -57,22 +65,25 @@ fn the_last_drop_in_that_sets_a_key_wins_and_is_named() {
 fn a_drop_in_that_is_wrong_is_named_and_none_is_skipped() {
     let dir =
         write(&[("config.d/10-a.toml", "mode = \"enforce\"\n[limits.max]\ncpu = 0.5\n[limits.default]\ncpu = 1")]);
-    let error = load(dir.path()).unwrap_err().to_string();
+    let error = load(dir.path()).err().unwrap().to_string();
     assert!(error.contains("config.d/10-a.toml line 5, key `limits.default.cpu`"), "{error}");
     let dir = write(&[("config.toml", ""), ("config.d/10-a.toml", "\nmood = 1")]);
-    let error = load(dir.path()).unwrap_err().to_string();
+    let error = load(dir.path()).err().unwrap().to_string();
     assert!(error.contains("config.d/10-a.toml line 2, key `mood`: unknown field"), "{error}");
 }
 
 #[test]
 fn the_audit_logs_keys_are_read_and_checked() {
-    let config =
-        |text: &str| Layer::parse(Path::new("config.toml"), text.to_owned()).and_then(|layer| resolve(&[layer]));
-    let read = config("[audit]\npath = \"/a/b\"\nkey_file = \"/k\"\non_failure = \"allow\"\nmax_file = \"1Mi\"\nkeep = 3\nrecords_per_key = 10").unwrap().audit;
+    let config = |text: &str| config(text, Path::new("config.toml"));
+    let read = config("[audit]\npath = \"/a/b\"\nkey_file = \"/k\"\non_failure = \"allow\"\nmax_file = \"1Mi\"\nkeep = 3\nrecords_per_key = 10\narguments = \"plain\"\nrepeated_execs = \"each\"\nappend_only = true").unwrap().audit;
     assert_eq!((read.path.to_str(), read.key_file.to_str()), (Some("/a/b"), Some("/k")));
     assert_eq!(
         (read.on_failure, read.max_file, read.keep, read.records_per_key),
         (audit::Failure::Allow, 1 << 20, 3, 10)
+    );
+    assert_eq!(
+        (read.arguments, read.repeats, read.append_only, read.require_key),
+        (audit::Arguments::Plain, audit::Repeats::Each, true, true)
     );
     for text in [
         "path = \"a\"",
@@ -82,8 +93,11 @@ fn the_audit_logs_keys_are_read_and_checked() {
         "on_failure = \"ask\"",
         "keep = 0",
         "records_per_key = -1",
+        "arguments = \"salted\"",
+        "repeated_execs = 1",
+        "append_only = \"yes\"",
     ] {
-        let error = config(&format!("[audit]\n{text}")).unwrap_err().to_string();
+        let error = config(&format!("[audit]\n{text}")).err().unwrap().to_string();
         assert!(error.starts_with("config.toml line 2, key `"), "{text}: {error}");
     }
 }
@@ -123,8 +137,9 @@ fn every_key_is_read() {
         default: Limits { cpu_millis: 250, memory: 64 << 20, pids: 7 },
         max: Limits { cpu_millis: 1500, memory: 1 << 30, pids: 70 },
         agent_tmpfs: 1 << 20,
+        ..LimitSettings::default()
     };
-    assert_eq!(read(text).unwrap(), Settings { mode: Mode::Audit, limits });
+    assert_eq!(read(text).unwrap(), Settings { mode: Mode::Audit, limits, ..Settings::default() });
     assert_eq!(read("limits.max.cpu = 3").unwrap().limits.max.cpu_millis, 3000);
 }
 
@@ -162,17 +177,17 @@ fn only_a_regular_file_that_root_alone_may_write_is_trusted() {
     let root = std::fs::metadata(&file).unwrap().uid() == 0;
     for (mode, trusted) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false)] {
         std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
-        assert_eq!(files::read(&file).is_ok(), trusted && root, "{mode:o}");
+        assert_eq!(files::read(&file, Trust::Root).is_ok(), trusted && root, "{mode:o}");
         assert_eq!(writable_by_others(mode).is_none(), trusted, "{mode:o}");
     }
     let link = dir.path().join("link.toml");
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    assert!(files::read(&link).unwrap_err().to_string().ends_with("it is a symbolic link"));
-    assert!(files::read(dir.path()).unwrap_err().to_string().ends_with("it is not a regular file"));
+    assert!(files::read(&link, Trust::Root).unwrap_err().to_string().ends_with("it is a symbolic link"));
+    assert!(files::read(dir.path(), Trust::Root).unwrap_err().to_string().ends_with("it is not a regular file"));
     // A fifo without a writer: the open must not wait for one.
     let fifo = dir.path().join("fifo.toml");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    assert!(files::read(&fifo).unwrap_err().to_string().ends_with("it is not a regular file"));
+    assert!(files::read(&fifo, Trust::Root).unwrap_err().to_string().ends_with("it is not a regular file"));
 }
 
 #[test]
@@ -202,4 +217,32 @@ proptest! {
             prop_assert!((1..=MAX_BYTES).contains(&max.memory) && (1..=MAX_PIDS).contains(&max.pids));
         }
     }
+}
+
+#[test]
+fn the_sample_holds_every_key_with_its_default_and_every_example_is_good() {
+    let sample = include_str!("../../../packaging/config.toml");
+    let (defaults, written) = (config("", Path::new("c")).unwrap(), config(sample, Path::new("c")).unwrap());
+    assert_eq!(
+        (&written.policy, &written.audit, &written.profiles),
+        (&defaults.policy, &defaults.audit, &defaults.profiles)
+    );
+    let value =
+        |config: &Config, key: &str| config.entries.iter().find(|entry| entry.key == key).unwrap().value.clone();
+    let examples: String = sample
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.contains(" = ") && !rest.contains("register_file") => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let examples = config(&examples, Path::new("c")).unwrap();
+    for entry in &defaults.entries {
+        let set = |config: &Config| config.entries.iter().any(|found| found.key == entry.key && found.origin.is_some());
+        assert!(set(&written) || set(&examples) || entry.key == "require.register_file", "{} is not in it", entry.key);
+        if set(&written) {
+            assert_eq!(value(&written, &entry.key), entry.value, "{}", entry.key);
+        }
+    }
+    assert!(examples.profiles.may("other", "strict") && examples.policy.allow.devices.len() == 4);
 }

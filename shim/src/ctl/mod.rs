@@ -9,11 +9,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod audit;
+mod check;
 mod config;
 mod profile;
+mod rules;
 mod verify;
 
 use crate::error::chain;
+use crate::plain::plain;
 
 /// Reads Curb's seccomp profiles, and proves what a node enforces.
 #[derive(Debug, Parser)]
@@ -27,10 +30,14 @@ struct Cli {
 enum Command {
     /// Prove and read the audit log
     Audit(audit::Args),
+    /// Tell what Curb would say to a pod or an OCI spec
+    Check(check::Args),
     /// Print and check the node's configuration
     Config(config::Args),
     /// Read, explain, compare and check seccomp profiles
     Profile(profile::Args),
+    /// Print the rules of the floor, each with its reason and its fix
+    Rules(rules::Args),
     /// Ask the kernel whether containers run under the floor
     Verify(verify::Args),
 }
@@ -42,6 +49,8 @@ enum Outcome {
     Good,
     /// Something is not, and the output says what.
     Fault,
+    /// It could not be told, and the output says why.
+    Unknown,
 }
 
 /// Why a command could not look.
@@ -60,13 +69,16 @@ pub fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let outcome = match cli.command {
         Command::Audit(args) => audit::run(args, &mut out),
+        Command::Check(args) => check::run(args, &mut out),
         Command::Config(args) => config::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
+        Command::Rules(args) => rules::run(&args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
     };
     match outcome.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Fault) => ExitCode::from(1),
+        Ok(Outcome::Unknown) => ExitCode::from(2),
         // The reader has seen enough, as in `curbctl ... | head`.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -78,20 +90,4 @@ pub fn main() -> ExitCode {
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-}
-
-/// Text that may be a container's or a pod author's, as it may stand on a terminal: what could move the cursor, change
-/// colours or turn the direction of writing is spelt out.
-fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                plain.extend(c.escape_unicode());
-            }
-            c if c.is_control() => plain.extend(c.escape_default()),
-            c => plain.push(c),
-        }
-    }
-    plain
 }

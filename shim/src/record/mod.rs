@@ -114,6 +114,15 @@ pub struct Record {
     pub verdict: Verdict,
     /// Whether the decision was carried out.
     pub mode: Mode,
+    /// The profile it asked for, or the node's.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Hex sha256 of the settings that judged it, the node's under the profile; `None` where the profile was refused.
+    #[serde(default)]
+    pub policy_digest: Option<String>,
+    /// Hex sha256 of the node's configuration, as `curbctl config show` prints it.
+    #[serde(default)]
+    pub config_digest: Option<String>,
     /// The changes made to the spec, in the order of the rules.
     #[serde(default)]
     pub changes: Vec<Change>,
@@ -165,7 +174,7 @@ pub struct Record {
 impl Record {
     /// A record of a container that was judged at `now` and has no process yet.
     pub fn new(namespace: &str, id: &str, verdict: Verdict, mode: Mode, now: SystemTime) -> Self {
-        let refused = verdict == Verdict::Refuse && mode == Mode::Enforce;
+        let refused = verdict == Verdict::Refuse && matches!(mode, Mode::Enforce | Mode::Strict);
         Self {
             version: VERSION,
             curb_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -174,6 +183,9 @@ impl Record {
             identity: Identity::default(),
             verdict,
             mode,
+            profile: None,
+            policy_digest: None,
+            config_digest: None,
             changes: Vec::new(),
             denials: Vec::new(),
             limits_asked: Limits::default(),
@@ -256,6 +268,8 @@ pub enum Verdict {
 pub enum Mode {
     /// It is.
     Enforce,
+    /// It is, and what could be amended was refused.
+    Strict,
     /// It is recorded only.
     Audit,
     /// A word from a newer shim.
@@ -391,7 +405,7 @@ mod tests {
     #[test]
     fn an_old_reader_takes_what_it_knows_from_a_newer_record() {
         let text = r#"{"version":1,"curb_version":"9","id":"a","namespace":"n","verdict":"defer",
-            "mode":"strict","state":"migrating","created_at":"x","novel":{"a":[1]}}"#;
+            "mode":"newer","state":"migrating","created_at":"x","novel":{"a":[1]}}"#;
         let record: Record = serde_json::from_str(text).unwrap();
         assert_eq!(record.verdict, Verdict::Unknown);
         assert_eq!(record.mode, Mode::Unknown);

@@ -98,6 +98,7 @@ fn verdict(verdict: record::Verdict) -> v1::Verdict {
 fn mode(mode: record::Mode) -> v1::Mode {
     match mode {
         record::Mode::Enforce => v1::Mode::Enforce,
+        record::Mode::Strict => v1::Mode::Strict,
         record::Mode::Audit => v1::Mode::Audit,
         record::Mode::Unknown => v1::Mode::Unspecified,
     }

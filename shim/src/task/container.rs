@@ -16,6 +16,7 @@ use super::hooks::LateHooks;
 use super::options::Options;
 use super::pod::Pod;
 use super::process::{Process, Status};
+use super::repeats::Repeats;
 use super::report::{self, Report};
 use super::trail::{self, Trail};
 use crate::audit::Event;
@@ -74,6 +75,8 @@ pub struct Container {
     pub(super) report: Mutex<Report>,
     /// What the audit log is told.
     pub(super) trail: Trail,
+    /// Execs it was told of that may be repeated.
+    pub(super) repeats: Mutex<Repeats>,
 }
 
 impl Container {
@@ -146,13 +149,25 @@ impl Container {
         if matches!(self.init.status(), Status::Stopped | Status::Deleted) {
             return Err(TaskError::Failed("cannot update a stopped container".to_owned()));
         }
-        let (resources, changes) = crate::policy::harden_update(resources, &self.floor)
-            .map_err(|denied| TaskError::Refused(denied.to_string()))?;
-        let asked = changes.iter().map(|change| format!("{}: {}", change.rule(), change.what())).collect::<Vec<_>>();
-        self.trail.require(self.event(trail::UPDATE).with("curb.changes", asked)).await?;
-        self.cgroup.update(&resources).await.map_err(|error| TaskError::failed("update the limits", &error))?;
-        let limits =
-            self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))?;
+        let (resources, changes) = match crate::policy::harden_update(resources, &self.floor) {
+            Ok(hardened) => hardened,
+            Err(denied) => {
+                let record = self.trail.tell(trail::refused(self.event(trail::VERDICT), "update", &denied)).await;
+                return Err(TaskError::Refused(denied.sentence(record)));
+            }
+        };
+        self.trail.require(trail::changes(self.event(trail::UPDATE), &changes)).await?;
+        let updated = async {
+            self.cgroup.update(&resources).await.map_err(|error| TaskError::failed("update the limits", &error))?;
+            self.cgroup.verify(&resources).map_err(|error| TaskError::failed("read the limits back", &error))
+        };
+        let limits = match updated.await {
+            Ok(limits) => limits,
+            Err(error) => {
+                self.trail.tell(trail::failed(self.event(trail::FAILED), "update", &error)).await;
+                return Err(error);
+            }
+        };
         self.note(|report| report.updated(&changes, &limits));
         Ok(())
     }
@@ -225,10 +240,15 @@ impl Container {
             start.start().await.map_err(|error| TaskError::Failed(chain(&error)))?;
             self.verify(self.init.pid())
         };
-        let view = started.await.inspect_err(|_| {
-            // Whatever got as far as running does not stay.
-            let _ = self.init.kill(SIGKILL);
-        })?;
+        let view = match started.await {
+            Ok(view) => view,
+            Err(error) => {
+                // Whatever got as far as running does not stay.
+                let _ = self.init.kill(SIGKILL);
+                self.trail.tell(trail::failed(self.event(trail::FAILED), "start", &error)).await;
+                return Err(error);
+            }
+        };
         self.init.set_status(Status::Running);
         self.note(|report| report.started(view));
         let pid = self.init.pid();
@@ -306,9 +326,12 @@ impl Container {
                 ..Default::default()
             },
         );
-        let status = exit.status;
+        let (status, ran) = (exit.status, self.init.ran());
         self.init.set_exit(exit);
+        self.tell_repeats().await;
         let event = self.event(trail::EXIT).with("process.pid", pid).with("process.exit.code", status);
+        let event =
+            event.with("curb.exit.reason", reason(status, ran, ooms)).with("curb.duration", trail::seconds(ran));
         self.trail.tell(event.with("curb.oom.count", (ooms > 0).then_some(ooms))).await;
     }
 
@@ -324,6 +347,16 @@ impl Container {
     fn publish_oom(&self, pod: &Pod) -> tokio::sync::oneshot::Receiver<()> {
         pod.events
             .publish(topics::TASK_OOM_EVENT_TOPIC, &TaskOOM { container_id: self.id.clone(), ..Default::default() })
+    }
+}
+
+/// Why a container's first process ended. What a shell makes of a signal looks like one.
+fn reason(status: u32, ran: Duration, ooms: u64) -> &'static str {
+    match status {
+        _ if ran.is_zero() => "not_started",
+        status if ooms > 0 && status == 128 + SIGKILL.unsigned_abs() => "oom_killed",
+        129..=192 => "signal",
+        _ => "exited",
     }
 }
 

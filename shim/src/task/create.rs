@@ -13,19 +13,20 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
+use super::pinned::Pinned;
 use super::pod::Pod;
-use super::process::Process;
+use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
+use crate::facts;
 use crate::launch;
 use crate::leftovers;
-use crate::policy::{self, Hardened};
+use crate::policy::{self, Denied, Hardened};
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
-use crate::{config, facts};
 
 impl Pod {
     /// Creates a container: judged, hardened, launched, its limits read back. Nothing is left of a failed one.
@@ -51,6 +52,9 @@ impl Pod {
             Err(error) => {
                 self.settle(&request.id, None);
                 drop(promise);
+                if self.is_empty() {
+                    self.pin.release();
+                }
                 return Err(error);
             }
         };
@@ -80,26 +84,68 @@ impl Pod {
         let bundle = PathBuf::from(&request.bundle);
         let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
         let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let config = config::load(Path::new(config::DIRECTORY))
-            .map_err(|error| TaskError::failed("load the node's configuration", &error))?;
-        let digest = config.digest();
-        let trail = Trail::new(config.audit);
-        let hardened = match judge(spec, request.id == self.group, &config.policy) {
-            Ok(hardened) => hardened,
+        let pinned = self.pin.of(&spec).await?;
+        report.judged_by(&pinned);
+        let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
+        let judgement = match &pinned.settings {
+            Ok(settings) => self.judge(spec, request, &pinned, settings),
+            Err(denied) => Err(denied.clone()),
+        };
+        let (hardened, judged) = match judgement {
+            Ok(admitted) => admitted,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                trail.tell(trail::verdict(report.record(), &digest)).await;
+                let record = trail.tell(trail::verdict(report.record(), digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
-                return Err(TaskError::Refused(denied.to_string()));
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
-        if hardened.mode() == policy::Mode::Audit {
+        if !hardened.mode().enforces() {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
-        trail.require(trail::verdict(report.record(), &digest)).await?;
+        trail.step(trail::verdict(report.record(), digest)).await?;
+        let failed = trail::event(trail::FAILED, report.record());
+        let made = self.make(request, (hardened, judged), report, trail.clone()).await;
+        if let Err(error) = &made {
+            trail.tell(trail::failed(failed, "create", error)).await;
+        }
+        made
+    }
+
+    /// The verdict on `spec`, and what of it was judged by name.
+    fn judge(
+        &self,
+        spec: Spec,
+        request: &CreateTaskRequest,
+        pinned: &Pinned,
+        settings: &policy::Settings,
+    ) -> Result<(Hardened, facts::Judged), Denied> {
+        let containers = self.containers();
+        // The pid of one that has ended may be anybody's.
+        let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
+        let origin = facts::Origin {
+            bundle: Path::new(&request.bundle),
+            id: &request.id,
+            group: &self.group,
+            peers: &living.map(|it| it.init.pid()).collect::<Vec<_>>(),
+            reserved: &pinned.reserved,
+        };
+        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, settings);
+        Ok((policy::admit(spec, &facts, settings)?.harden(), judged))
+    }
+
+    /// Makes what was admitted, and sees that it is that.
+    async fn make(
+        self: &Arc<Self>,
+        request: &CreateTaskRequest,
+        (hardened, judged): (Hardened, facts::Judged),
+        report: Report,
+        trail: Trail,
+    ) -> Result<Arc<Container>, TaskError> {
+        let bundle = Path::new(&request.bundle);
         let linux = hardened.spec().linux().as_ref();
         let cgroups_path =
             linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| path.to_string_lossy().into_owned());
@@ -107,9 +153,9 @@ impl Pod {
             .map_err(|error| TaskError::failed("find the container's cgroup", &error))?;
         // What is in it is killed with the container, so it must be the container's alone.
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
-        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, &bundle, cgroups_path.as_deref())
+        let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
-        let launched = self.launch(request, dir, hardened, cgroup.clone(), report, trail).await;
+        let launched = self.launch(request, dir, (hardened, judged), cgroup.clone(), report, trail).await;
         if launched.is_err()
             && let Err(error) =
                 leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
@@ -123,7 +169,7 @@ impl Pod {
         self: &Arc<Self>,
         request: &CreateTaskRequest,
         dir: PathBuf,
-        hardened: Hardened,
+        (hardened, judged): (Hardened, facts::Judged),
         cgroup: Cgroup,
         mut report: Report,
         trail: Trail,
@@ -163,7 +209,7 @@ impl Pod {
             spec,
             hierarchies: cgroup.hierarchies(),
             siblings: self.siblings(&request.id),
-            floor: hardened.mode() == policy::Mode::Enforce,
+            floor: hardened.mode().enforces(),
             stdin: ends.stdin,
             stdout: ends.stdout,
             stderr: ends.stderr,
@@ -193,7 +239,7 @@ impl Pod {
             if let Some(console) = created.console {
                 stdio.attach_console(console).map_err(|error| TaskError::failed("attach the console", &error))?;
             }
-            if hardened.mode() == policy::Mode::Enforce {
+            if hardened.mode().enforces() {
                 let shared = facts::shared_with_node(created.init.pid)
                     .map_err(|error| TaskError::failed("read back the namespaces of init", &error))?;
                 if let Some(kind) = shared {
@@ -201,6 +247,8 @@ impl Pod {
                         "the kernel does not enforce the floor: init shares the node's {kind:?} namespace"
                     )));
                 }
+                facts::check_mounted(created.init.pid, &judged)
+                    .map_err(|error| TaskError::FailedPrecondition(chain(&error)))?;
             }
             let leader = (request.id != self.group)
                 // No process has the number 0, so a leader that is gone lets nobody join it.
@@ -217,7 +265,9 @@ impl Pod {
             let filters = (created.filter_count, created.filters.clone());
             report.created(created.init.pid, &cgroup, &limits, filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
-            trail.require(trail::create(report.record())).await?;
+            let process = hardened.spec().process().as_ref();
+            let args = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
+            trail.step(trail.with_arguments(trail::create(report.record()), args)).await?;
             Ok((oom, devices))
         };
         let (oom, devices) = match settled.await {
@@ -250,6 +300,7 @@ impl Pod {
             start: Mutex::new(Some(created.start)),
             report: Mutex::new(report),
             trail,
+            repeats: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&container).watch_init(Arc::clone(self), oom));
         Ok(container)
@@ -274,12 +325,6 @@ impl Pod {
         }
         created.map_err(|error| TaskError::Failed(chain(&error)))
     }
-}
-
-/// The policy's verdict on `spec` under the node's settings as they are now; see [`facts::gather`].
-fn judge(spec: Spec, leads_pod: bool, settings: &policy::Settings) -> Result<Hardened, policy::Denied> {
-    let facts = facts::gather(&spec, leads_pod);
-    Ok(policy::admit(spec, &facts, settings)?.harden())
 }
 
 /// Whether init gets a pid namespace of its own, with which the kernel ends every other process of the container.

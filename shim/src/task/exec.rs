@@ -1,20 +1,19 @@
 //! A second process in a container, under the same floor as the first.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::topics;
 use oci_spec::runtime::Process as ProcessSpec;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::container::Container;
 use super::pod::Pod;
 use super::process::{Process, Status};
-use super::trail;
-use crate::audit::Event;
+use super::repeats::{self, Kind};
 use crate::children::Exit;
 use crate::error::{TaskError, chain};
 use crate::policy::HardenedProcess;
@@ -26,7 +25,11 @@ pub struct Exec {
     pub id: String,
     /// Its state.
     pub process: Process,
-    spec: HardenedProcess,
+    pub(super) spec: HardenedProcess,
+    /// By which the same exec is known again.
+    pub(super) kind: Option<Kind>,
+    /// Whether a record of the same exec covers it.
+    pub(super) counted: AtomicBool,
     /// Held from the launch until the start is announced, and while the exit is.
     lifecycle: AsyncMutex<()>,
 }
@@ -54,7 +57,7 @@ impl Container {
     /// ALREADY_EXISTS for an id in use, UNKNOWN unless init runs, and the refusal if the process asks for less than the
     /// floor.
     pub async fn add_exec(
-        &self,
+        self: &Arc<Self>,
         pod: &Pod,
         id: &str,
         spec: ProcessSpec,
@@ -67,19 +70,26 @@ impl Container {
         if crate::record::validate_id(id).is_err() {
             return Err(TaskError::InvalidArgument(format!("exec id {id:?} is not a valid containerd identifier")));
         }
+        let kind = repeats::kind_of(&spec, &endpoints);
         let spec = match crate::policy::admit_exec(spec, &self.floor) {
             Ok(spec) => spec,
             Err(denied) => {
-                let refused = self.event(trail::VERDICT).with("curb.verdict", "refuse").with("curb.exec.id", id);
-                self.trail.tell(refused.with("curb.denials", vec![denied.to_string()])).await;
-                return Err(TaskError::Refused(denied.to_string()));
+                let record = self.tell_exec_refused(id, kind, &denied).await;
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
         if execs.contains_key(id) || id == self.id {
             return Err(TaskError::AlreadyExists(format!("id {id}")));
         }
-        let exec = Exec { id: id.to_owned(), process: Process::new(endpoints), spec, lifecycle: AsyncMutex::default() };
+        let exec = Exec {
+            id: id.to_owned(),
+            process: Process::new(endpoints),
+            spec,
+            kind,
+            counted: AtomicBool::new(false),
+            lifecycle: AsyncMutex::default(),
+        };
         execs.insert(id.to_owned(), Arc::new(exec));
         pod.events.publish(
             topics::TASK_EXEC_ADDED_EVENT_TOPIC,
@@ -158,13 +168,14 @@ impl Container {
                 )));
             }
         }
-        self.trail.require(self.exec_event(&exec)).await?;
+        self.permit_exec(&exec).await?;
         let pid = match self.launch_exec(pod, &exec).await {
             Ok(pid) => pid,
             Err(error) => {
                 exec.process.close_stdio().await;
                 // No exit is announced for what never started.
                 exec.process.set_exit(Exit::now(255));
+                self.tell_exec_failed(&exec, &error).await;
                 return Err(error);
             }
         };
@@ -180,17 +191,6 @@ impl Container {
         );
         tokio::spawn(watch_exec(Arc::clone(self), Arc::clone(pod), Arc::clone(&exec), running));
         Ok(pid)
-    }
-
-    /// What is told of a process before it runs. Its arguments may be secrets, so only their digest is.
-    fn exec_event(&self, exec: &Exec) -> Event {
-        let args = exec.spec.process().args().as_deref().unwrap_or_default();
-        let digest = crate::hex::encode(&Sha256::digest(args.join("\0")));
-        self.event(trail::EXEC)
-            .with("curb.exec.id", exec.id.as_str())
-            .with("process.args_count", args.len())
-            .with("curb.exec.args.sha256", digest)
-            .with("process.user.id", exec.spec.process().user().uid())
     }
 
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {
@@ -217,7 +217,7 @@ impl Container {
             profile: self.profile.clone(),
             labels: self.labels.clone(),
             cgroup_procs: self.cgroup.procs_files(self.init.pid()),
-            floor: self.floor.mode() == crate::policy::Mode::Enforce,
+            floor: self.floor.mode().enforces(),
             stdin: ends.stdin,
             stdout: ends.stdout,
             stderr: ends.stderr,
@@ -271,6 +271,9 @@ async fn watch_exec(container: Arc<Container>, pod: Arc<Pod>, exec: Arc<Exec>, r
             ..Default::default()
         },
     );
+    let status = exit.status;
     exec.process.set_exit(exit);
+    container.tell_exec_exit(&exec, status).await;
+    // After its record, so that the one of init's end is the last.
     drop(running);
 }

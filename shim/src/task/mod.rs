@@ -8,10 +8,13 @@
 mod container;
 mod create;
 mod exec;
+mod exec_trail;
 mod hooks;
 mod options;
+mod pinned;
 mod pod;
 mod process;
+mod repeats;
 mod report;
 pub mod trail;
 

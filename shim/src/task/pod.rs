@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::container::Container;
+use super::pinned::Pin;
 use crate::children::Children;
 use crate::error::{TaskError, chain};
 use crate::events::Publisher;
@@ -34,6 +35,7 @@ pub struct Pod {
     pub events: Publisher,
     /// Reaps.
     pub children: Children,
+    pub(super) pin: Pin,
     slots: Mutex<HashMap<String, Slot>>,
     refused: Mutex<VecDeque<String>>,
     done: watch::Sender<bool>,
@@ -52,6 +54,7 @@ impl Pod {
             launcher,
             events,
             children: Children::default(),
+            pin: Pin::default(),
             slots: Mutex::default(),
             refused: Mutex::default(),
             done: watch::Sender::new(false),

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::types::task::Status as ApiStatus;
 use tokio::sync::watch;
@@ -63,6 +63,7 @@ pub struct Process {
     stdio: Mutex<Option<Arc<Stdio>>>,
     status: Mutex<Status>,
     handle: OnceLock<(i32, Arc<OwnedFd>)>,
+    began: OnceLock<Instant>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -74,6 +75,7 @@ impl Process {
             stdio: Mutex::new(None),
             status: Mutex::new(Status::Created),
             handle: OnceLock::new(),
+            began: OnceLock::new(),
             exit: watch::Sender::new(None),
         }
     }
@@ -90,7 +92,16 @@ impl Process {
 
     /// Moves it to `status`.
     pub fn set_status(&self, status: Status) {
+        if status == Status::Running {
+            // Not again when it is let go on after a pause.
+            let _ = self.began.set(Instant::now());
+        }
         *self.status_guard() = status;
+    }
+
+    /// For how long it has been running, or ran if asked when it ends; zero of one that never did.
+    pub fn ran(&self) -> Duration {
+        self.began.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     fn status_guard(&self) -> MutexGuard<'_, Status> {

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use oci_spec::runtime::{Capability, LinuxResources, Spec};
 
+use super::pinned::Pinned;
 use crate::cgroup::{self, Cgroup};
 use crate::children;
 use crate::error::chain;
@@ -63,6 +64,13 @@ impl Report {
         &self.record
     }
 
+    /// What it is judged by.
+    pub fn judged_by(&mut self, pinned: &Pinned) {
+        self.record.profile = Some(pinned.profile.clone());
+        self.record.config_digest = Some(pinned.config_digest.clone());
+        self.record.policy_digest = Some(pinned.policy_digest.clone()).filter(|digest| !digest.is_empty());
+    }
+
     /// The spec was refused.
     pub fn refused(&mut self, denied: &Denied) {
         self.record.verdict = Verdict::Refuse;
@@ -74,9 +82,10 @@ impl Report {
     pub fn admitted(&mut self, hardened: &Hardened) {
         self.record.mode = match hardened.mode() {
             policy::Mode::Enforce => Mode::Enforce,
+            policy::Mode::Strict => Mode::Strict,
             policy::Mode::Audit => Mode::Audit,
         };
-        self.record.controls = (hardened.mode() == policy::Mode::Enforce).then(|| controls(hardened));
+        self.record.controls = hardened.mode().enforces().then(|| controls(hardened));
         self.record.changes = hardened.changes().iter().map(change).collect();
         self.changes_at_create = self.record.changes.len();
         self.record.denials = hardened.denials().iter().map(denial).collect();
@@ -160,7 +169,7 @@ impl Report {
 /// # Errors
 /// The control, with what the kernel says instead.
 pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> Result<(), String> {
-    if floor.mode() == policy::Mode::Audit {
+    if !floor.mode().enforces() {
         return Ok(());
     }
     if !view.no_new_privs {
@@ -266,13 +275,9 @@ mod tests {
 
     fn floor() -> ContainerFloor {
         let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
-        let facts = policy::Facts {
-            host_namespaces_joined: Vec::new(),
-            swap_limit: true,
-            leads_pod: true,
-            node_files_mapped: Vec::new(),
-        };
-        policy::admit(spec, &facts, &policy::Settings::default()).expect("admitted").harden().floor()
+        let settings = policy::Settings::default();
+        let facts = policy::Facts::assumed(&spec, &settings);
+        policy::admit(spec, &facts, &settings).expect("admitted").harden().floor()
     }
 
     fn enforced() -> KernelView {

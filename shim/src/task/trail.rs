@@ -1,14 +1,21 @@
 //! What the audit log is told of a container.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::audit::{Event, Failure, Log, Settings};
+use crate::audit::{Arguments, Event, Failure, Log, Repeats, Settings, Weight, cut};
+use crate::config::Config;
 use crate::error::{TaskError, chain};
-use crate::record::{Mode, Record, Verdict};
+use crate::policy;
+use crate::record::{Record, Verdict};
 
-/// A spec was judged.
+/// The configuration that decides from here on is another than that of the last verdict.
+pub const CONFIG: &str = "curb.config";
+/// A spec, an exec or an update was judged.
 pub const VERDICT: &str = "curb.verdict";
 /// A container exists and waits.
 pub const CREATE: &str = "curb.create";
@@ -16,8 +23,14 @@ pub const CREATE: &str = "curb.create";
 pub const START: &str = "curb.start";
 /// A process is about to be added.
 pub const EXEC: &str = "curb.exec";
+/// The same process was added again, so many times.
+pub const EXEC_REPEATED: &str = "curb.exec_repeated";
+/// An added process ended.
+pub const EXEC_EXIT: &str = "curb.exec_exit";
 /// Its limits are about to be changed.
 pub const UPDATE: &str = "curb.update";
+/// What was admitted did not come about.
+pub const FAILED: &str = "curb.failed";
 /// The kernel killed for want of memory.
 pub const OOM: &str = "curb.oom";
 /// Its first process ended.
@@ -29,16 +42,15 @@ pub const RECOVERY: &str = "curb.recovery";
 /// Records could not be written, and the node lets containers start without.
 const GAP: &str = "curb.audit.gap";
 
-/// How many changes a record lists, and how long each is at most.
-const CHANGES: usize = 64;
+/// How many texts a list in a record has at most.
+const MOST: usize = 64;
+/// How many bytes each of them takes at most, and a name or a reason by itself.
 const LONGEST: usize = 256;
+const LONGEST_ALONE: usize = 1024;
 
 /// The log, as a container writes to it.
-#[derive(Debug)]
-pub struct Trail {
-    log: Log,
-    on_failure: Failure,
-}
+#[derive(Debug, Clone)]
+pub struct Trail(Arc<Log>);
 
 /// Records of this daemon that could not be written since the last that could, whichever container they were of: one
 /// that is gone by then must not take its gap along.
@@ -47,15 +59,50 @@ static MISSED: AtomicU64 = AtomicU64::new(0);
 impl Trail {
     /// To the log `settings` describe.
     pub fn new(settings: Settings) -> Self {
-        Trail { on_failure: settings.on_failure, log: Log::new(settings) }
+        Trail(Arc::new(Log::new(settings)))
     }
 
-    /// Writes a record without which what it tells must not happen.
+    /// Whether execs that are the same in everything are counted.
+    pub fn counts_repeats(&self) -> bool {
+        self.0.settings().repeats == Repeats::Count
+    }
+
+    /// Puts the configuration that is about to decide on record, if it is another than the last that did.
+    ///
+    /// # Errors
+    /// As [`Trail::require`].
+    pub async fn announce(&self, config: &Config) -> Result<(), TaskError> {
+        let set = config.entries.iter().filter_map(|entry| {
+            let origin = entry.origin.as_ref()?;
+            Some(format!("{} = {} ({}:{})", entry.key, entry.value, origin.path.display(), origin.line))
+        });
+        let digest = config.digest();
+        let event = Event::new(CONFIG).with("curb.config.sha256", digest.as_str()).with("curb.config.set", list(set));
+        let announced = self.0.announce(Sha256::digest(digest).into(), &event).await;
+        self.permit(announced.map_err(|error| chain(&error)))
+    }
+
+    /// Writes a record of a step on the way to a start, which the record of the start takes along to the disk.
+    ///
+    /// # Errors
+    /// As [`Trail::require`].
+    pub async fn step(&self, event: Event) -> Result<(), TaskError> {
+        self.permit(self.write(&event, Weight::Step).await.map(drop))
+    }
+
+    /// Writes a record without which what it tells must not happen, and returns its number; `None` if the node's
+    /// configuration lets it happen without.
     ///
     /// # Errors
     /// FAILED_PRECONDITION if it cannot be written, unless the node's configuration allows that.
-    pub async fn require(&self, event: Event) -> Result<(), TaskError> {
-        match (self.write(&event).await, self.on_failure) {
+    pub async fn require(&self, event: Event) -> Result<Option<u64>, TaskError> {
+        let written = self.write(&event, Weight::Permit).await;
+        let seq = written.as_ref().ok().copied();
+        self.permit(written.map(drop)).map(|()| seq)
+    }
+
+    fn permit(&self, written: Result<(), String>) -> Result<(), TaskError> {
+        match (written, self.0.settings().on_failure) {
             (Ok(()), _) => Ok(()),
             (Err(error), Failure::Refuse) => {
                 Err(TaskError::FailedPrecondition(format!("no record, no start: {error}")))
@@ -67,32 +114,49 @@ impl Trail {
         }
     }
 
-    /// Writes a record of what has happened.
-    pub async fn tell(&self, event: Event) {
-        if let Err(error) = self.write(&event).await {
-            log::error!("{} is not on record: {error}", event.name());
-        }
+    /// Writes a record of what has happened, and returns its number in the log, by which a person finds it there; `None`
+    /// if it could not be written.
+    ///
+    /// A refusal permits nothing, and does not get the room that is kept for what runs already.
+    pub async fn tell(&self, event: Event) -> Option<u64> {
+        let weight = match event.name() {
+            VERDICT => Weight::Permit,
+            DELETE | EXEC_EXIT | EXEC_REPEATED => Weight::Note,
+            _ => Weight::Report,
+        };
+        let told = self.write(&event, weight).await;
+        told.inspect_err(|error| log::error!("{} is not on record: {error}", event.name())).ok()
     }
 
-    async fn write(&self, event: &Event) -> Result<(), String> {
+    async fn write(&self, event: &Event, weight: Weight) -> Result<u64, String> {
         let missed = MISSED.swap(0, Ordering::Relaxed);
         if missed > 0
-            && let Err(error) = self.log.append_async(&Event::new(GAP).with("missed", missed)).await
+            && let Err(error) = self.0.append_async(&Event::new(GAP).with("missed", missed), weight).await
         {
             MISSED.fetch_add(missed + 1, Ordering::Relaxed);
             return Err(chain(&error));
         }
-        self.log.append_async(event).await.map(drop).map_err(|error| {
+        self.0.append_async(event, weight).await.map_err(|error| {
             MISSED.fetch_add(1, Ordering::Relaxed);
             chain(&error)
         })
+    }
+
+    /// Adds the arguments of a process to a record of it, as the configuration has them.
+    #[must_use]
+    pub fn with_arguments(&self, event: Event, arguments: &[String]) -> Event {
+        let event = event.with("process.args_count", arguments.len());
+        match self.0.settings().arguments {
+            Arguments::Hash => event.with_arguments(arguments),
+            Arguments::Plain => event.with("process.command_args", list(arguments.iter())),
+        }
     }
 }
 
 /// An event of the container `record` is of.
 pub fn event(name: &'static str, record: &Record) -> Event {
     let identity = &record.identity;
-    let named = |name: &str| if name.is_empty() { Value::Null } else { Value::from(name) };
+    let named = |name: &str| if name.is_empty() { Value::Null } else { Value::from(cut(name, LONGEST_ALONE)) };
     Event::new(name)
         .with("container.id", record.id.as_str())
         .with("containerd.namespace", record.namespace.as_str())
@@ -107,17 +171,37 @@ pub fn event(name: &'static str, record: &Record) -> Event {
 pub fn verdict(record: &Record, config: &str) -> Event {
     let changes = record.changes.iter().map(|change| format!("{}: {}", change.rule, change.what));
     let denials = record.denials.iter().map(|denial| format!("{}: {}", denial.rule, denial.found));
-    let list = |texts: &mut dyn Iterator<Item = String>| match texts.take(CHANGES).map(cut).collect::<Vec<_>>() {
-        texts if texts.is_empty() => Value::Null,
-        texts => json!(texts),
-    };
     event(VERDICT, record)
         .with("curb.version", record.curb_version.as_str())
         .with("curb.config.sha256", config)
-        .with("curb.mode", if record.mode == Mode::Audit { "audit" } else { "enforce" })
+        .with("curb.profile.name", record.profile.clone())
+        .with("curb.policy.sha256", record.policy_digest.clone())
+        .with("curb.mode", json!(record.mode))
+        .with("curb.operation", "create")
         .with("curb.verdict", word(record.verdict))
-        .with("curb.changes", list(&mut { changes }))
-        .with("curb.denials", list(&mut { denials }))
+        .with("curb.changes", list(changes))
+        .with("curb.denials", list(denials))
+}
+
+/// That an exec in it or an update of it was refused.
+pub fn refused(event: Event, operation: &str, denied: &policy::Denied) -> Event {
+    let denials = denied.denials().iter().map(|denial| format!("{}: {}", denial.rule(), denial.found()));
+    event.with("curb.operation", operation).with("curb.verdict", "refuse").with("curb.denials", list(denials))
+}
+
+/// That what was asked of it was admitted, and failed.
+pub fn failed(event: Event, operation: &str, error: &TaskError) -> Event {
+    event.with("curb.operation", operation).with("error.message", cut(&error.to_string(), LONGEST_ALONE))
+}
+
+/// The changes made to what was asked of it.
+pub fn changes(event: Event, changes: &[policy::Change]) -> Event {
+    event.with("curb.changes", list(changes.iter().map(|change| format!("{}: {}", change.rule(), change.what()))))
+}
+
+/// How long something took, in seconds.
+pub fn seconds(duration: Duration) -> Value {
+    json!(duration.as_millis() as f64 / 1000.0)
 }
 
 /// What it will run under.
@@ -138,9 +222,12 @@ fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-fn cut(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(LONGEST));
-    text
+/// Texts, as many and as long as a record may hold; none is no list.
+fn list<S: AsRef<str>>(texts: impl Iterator<Item = S>) -> Value {
+    match texts.take(MOST).map(|text| cut(text.as_ref(), LONGEST).to_owned()).collect::<Vec<_>>() {
+        texts if texts.is_empty() => Value::Null,
+        texts => json!(texts),
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +237,7 @@ mod tests {
     use super::*;
     use crate::audit::Line;
     use crate::record::Change;
+    use crate::record::Mode;
 
     fn settings(dir: &std::path::Path) -> Settings {
         Settings {
@@ -185,7 +273,7 @@ mod tests {
             (&told["name"], &told["k8s.pod.name"], &told["curb.verdict"]),
             (&json!(VERDICT), &json!("agent"), &json!("amend"))
         );
-        assert_eq!(told["curb.changes"].as_array().map(Vec::len), Some(CHANGES));
+        assert_eq!(told["curb.changes"].as_array().map(Vec::len), Some(MOST));
         assert!(!told.contains_key("k8s.pod.uid") && !told.contains_key("curb.denials"));
     }
 
@@ -201,11 +289,12 @@ mod tests {
             "{error}"
         );
         lenient.require(event(START, &record())).await.unwrap();
-        lenient.tell(event(EXIT, &record())).await;
+        assert_eq!(lenient.tell(event(EXIT, &record())).await, None);
         std::fs::remove_dir(dir.path().join("audit.jsonl")).unwrap();
         lenient.require(event(START, &record())).await.unwrap();
         let told = lines(dir.path());
         let gap = told.iter().find(|line| line["name"] == json!(GAP)).unwrap();
         assert_eq!(gap["missed"], json!(3));
+        assert!(lenient.tell(event(EXIT, &record())).await.is_some());
     }
 }

@@ -53,8 +53,8 @@ pub(super) fn print(line: &[u8], record: &Line<'_>, json: bool, out: &mut dyn Wr
     write!(out, "{} {:<20} {}", plain(&record.time), plain(&record.name), plain(&who.join("/")))?;
     for (name, value) in record.attributes.iter().filter(|(name, _)| !NAMES.contains(&name.as_str())) {
         match value {
-            Value::String(text) => write!(out, " {name}={}", plain(text))?,
-            other => write!(out, " {name}={other}")?,
+            Value::String(text) => write!(out, " {}={}", plain(name), plain(text))?,
+            other => write!(out, " {}={}", plain(name), plain(&other.to_string()))?,
         }
     }
     Ok(writeln!(out)?)
@@ -63,7 +63,8 @@ pub(super) fn print(line: &[u8], record: &Line<'_>, json: bool, out: &mut dyn Wr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Event, Log, Settings};
+    use crate::audit::{Event, Log, Settings, Weight};
+    use crate::plain::is_plain;
 
     fn records() -> (tempfile::TempDir, Vec<Vec<u8>>) {
         let dir = tempfile::tempdir().unwrap();
@@ -79,8 +80,9 @@ mod tests {
         let of = |name: &'static str, pod: &str| {
             Event::new(name).with("k8s.namespace.name", "team").with("k8s.pod.name", pod).with("container.id", "abc123")
         };
-        log.append(&of("curb.verdict", "one").with("note", "a\u{1b}[31mb")).unwrap();
-        log.append(&of("curb.start", "two")).unwrap();
+        let hostile = of("curb.verdict", "one").with("note", "a\u{1b}[31mb").with("list", vec!["\u{9b}31m\u{202e}"]);
+        log.append(&hostile, Weight::Permit).unwrap();
+        log.append(&of("curb.start", "two"), Weight::Permit).unwrap();
         let text = std::fs::read(at("audit.jsonl")).unwrap();
         (dir, text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
     }
@@ -106,6 +108,11 @@ mod tests {
             print(line, &Line::parse(line).unwrap(), false, &mut out).unwrap();
         }
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("team/one") && text.contains("note=a\\u{1b}[31mb") && !text.contains('\u{1b}'), "{text}");
+        assert!(
+            text.contains("team/one")
+                && text.contains("note=a\\u{1b}[31mb")
+                && text.chars().all(|c| c == '\n' || is_plain(c)),
+            "{text}"
+        );
     }
 }

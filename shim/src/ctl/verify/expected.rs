@@ -32,7 +32,7 @@ impl Expected {
     /// What holds for the container of `record` on a machine of `arch`. Where a record is silent, the strictest holds.
     pub fn of(record: &Record, arch: Arch) -> Self {
         Expected {
-            enforced: record.mode == Mode::Enforce,
+            enforced: matches!(record.mode, Mode::Enforce | Mode::Strict),
             floor: floor(arch).to_bytes(),
             floor_digest: format!("sha256:{}", floor_digest(arch)),
             recorded_floor: record.filters.floor.clone(),
