@@ -236,8 +236,7 @@ mod tests {
 
     use super::*;
     use crate::audit::Line;
-    use crate::record::Change;
-    use crate::record::Mode;
+    use crate::record::{Change, Denial, Identity, Mode};
 
     fn settings(dir: &std::path::Path) -> Settings {
         Settings {
@@ -278,6 +277,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_hostile_author_pushes_nothing_out_of_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let trail = Trail::new(settings(dir.path()));
+        let hostile = "\u{202e}\n\u{1b}\u{9b}\"".repeat(500);
+        let mut record = record();
+        record.identity = Identity {
+            sandbox_name: hostile.clone(),
+            sandbox_namespace: hostile.clone(),
+            sandbox_uid: hostile.clone(),
+            container_name: hostile.clone(),
+            image_name: hostile.clone(),
+            ..Identity::default()
+        };
+        record.changes = vec![Change { rule: hostile.clone(), what: hostile.clone() }; 100];
+        let denial = Denial { rule: "user".to_owned(), found: hostile.clone(), fix: hostile.clone() };
+        record.denials = vec![denial; 100];
+        let arguments = vec![hostile.clone(); 100];
+        trail.tell(trail.with_arguments(verdict(&record, "abc"), &arguments)).await.unwrap();
+        let plain = Trail::new(Settings { arguments: Arguments::Plain, ..settings(dir.path()) });
+        plain.tell(plain.with_arguments(event(EXEC, &record), &arguments)).await.unwrap();
+        let error = TaskError::Failed(hostile);
+        trail.tell(failed(event(FAILED, &record), "create", &error)).await.unwrap();
+        let told = lines(dir.path());
+        assert_eq!(told.len(), 4);
+        assert!(told.iter().all(|line| !line.contains_key("curb.omitted")), "an attribute had no room");
+        assert_eq!(told[1]["curb.denials"].as_array().map(Vec::len), Some(MOST));
+        assert_eq!((&told[2]["process.args_count"], told[2]["process.command_args"].is_array()), (&json!(100), true));
+        let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+        assert!(text.chars().all(|c| c == '\n' || crate::plain::is_plain(c)));
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[tokio::test]
     async fn without_a_record_there_is_no_start_unless_the_node_allows_it_and_then_the_gap_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let strict = Trail::new(settings(dir.path()));
@@ -295,6 +327,7 @@ mod tests {
         let told = lines(dir.path());
         let gap = told.iter().find(|line| line["name"] == json!(GAP)).unwrap();
         assert_eq!(gap["missed"], json!(3));
-        assert!(lenient.tell(event(EXIT, &record())).await.is_some());
+        // Begun, the gap and the start are before it.
+        assert_eq!(lenient.tell(event(EXIT, &record())).await, Some(3));
     }
 }

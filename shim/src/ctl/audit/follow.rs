@@ -128,6 +128,16 @@ mod tests {
     use super::*;
     use crate::audit::{Event, Fsync, Log, Settings, Weight};
 
+    fn numbers(follower: &mut Follower<'_>) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let mut note = |_: &[u8], record: &Line<'_>| {
+            numbers.push(record.seq());
+            Ok(())
+        };
+        follower.read(&mut note).unwrap();
+        numbers
+    }
+
     #[test]
     fn every_record_is_read_once_however_many_files_close_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
@@ -148,14 +158,13 @@ mod tests {
         let mut seen = Vec::new();
         for count in [0, 1, 2, 30, 0, 7, 1, 1, 12] {
             write(count);
-            follower.read(&mut |_, record| Ok(seen.push(record.seq()))).unwrap();
+            seen.extend(numbers(&mut follower));
             let end = log.head().unwrap().map_or(0, |head| head.seq);
             assert_eq!(seen, (0..end).collect::<Vec<_>>());
         }
         assert!(closed_files(&path).unwrap().len() > 5);
         // A follower that comes later leaves closed files to whoever reads them.
-        let mut later = Vec::new();
-        Follower::new(&path).unwrap().read(&mut |_, record| Ok(later.push(record.seq()))).unwrap();
+        let later = numbers(&mut Follower::new(&path).unwrap());
         assert!(!later.is_empty() && seen.ends_with(&later) && later.len() < 10, "{later:?}");
     }
 }
