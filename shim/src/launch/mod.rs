@@ -29,6 +29,8 @@ pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
 pub use self::labels::Labels;
+#[cfg(feature = "ctl")]
+pub(crate) use self::labels::{apparmor_enabled, selinux_enabled};
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
 use crate::rootfs::Mount;

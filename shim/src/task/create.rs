@@ -215,7 +215,7 @@ impl Pod {
             let limits =
                 cgroup.limit(&asked).await.map_err(|error| TaskError::failed("limit the container", &error))?;
             let filters = (created.filter_count, created.filters.clone());
-            report.created(created.init.pid, &cgroup, &limits, filters);
+            report.created(created.init.pid, &cgroup, &limits, devices.as_ref(), filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             trail.require(trail::create(report.record())).await?;
             Ok((oom, devices))
