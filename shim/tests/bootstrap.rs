@@ -255,6 +255,55 @@ fn delete_ends_a_daemon_that_does_not_answer_and_may_be_repeated() {
     assert!(!daemon.socket.exists());
 }
 
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn delete_outwaits_what_a_dead_daemon_left_making_a_container() {
+    let bundle = Bundle::new("cutoff", "");
+    let name = format!("curb-test-cutoff-{}", std::process::id());
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let root = if unified { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    let cgroup = Scratch(Path::new(root).join(&name));
+    let dir = Path::new("/run/curb/test/cutoff");
+    fs::create_dir_all(dir).unwrap();
+    let facts = serde_json::json!({ "group": "cutoff", "bundle": bundle.path(), "cgroups_path": format!("/{name}") });
+    fs::write(dir.join("container.json"), facts.to_string()).unwrap();
+    let pipe = dir.join("exec.fifo");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // This process plays the one that was cloned and on its way.
+    let maker = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let path = bundle.path();
+    let deleted = std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| bundle.run(&["-bundle", path.to_str().unwrap(), "delete"], b""));
+        // More than a moment, so that a delete that does not wait is through. No event tells that it waits.
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(!deleting.is_finished(), "it did not wait");
+        fs::create_dir(&cgroup.0).unwrap();
+        drop(maker);
+        deleting.join().unwrap()
+    });
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert!(!cgroup.0.exists(), "the cgroup is left");
+    assert!(!dir.exists(), "the directory is left");
+
+    // One that never ends does not keep it for ever.
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("container.json"), facts.to_string()).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let stuck = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let began = Instant::now();
+    assert!(bundle.run(&["-bundle", path.to_str().unwrap(), "delete"], b"").status.success());
+    assert!(began.elapsed() < Duration::from_secs(5) && !dir.exists());
+    drop(stuck);
+}
+
 /// What a pod that never was may not leave: files below `/run`, and processes of its bundle.
 fn left(bundle: &Path) -> Vec<String> {
     let mut left = Vec::new();
