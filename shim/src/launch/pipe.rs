@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::OpenOptions;
+use tokio::io::Interest;
 
 /// Its name in the container's directory.
 const NAME: &str = "exec.fifo";
@@ -32,10 +32,22 @@ pub(super) fn make_in(dir: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
 /// Waits until nothing is left of the launch that made the container in `dir` but what executed a program. The daemon
 /// that launched it must be dead, or it would hear less than it was told.
 pub async fn ended(dir: &Path) {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     // Without the pipe nothing was launched.
-    let Ok(mut pipe) = OpenOptions::new().open_receiver(dir.join(NAME)) else { return };
-    let mut unheard = [0; 64];
-    while !matches!(pipe.read(&mut unheard).await, Ok(0) | Err(_)) {}
+    let Ok(pipe) = nix::fcntl::open(&dir.join(NAME), flags, Mode::empty()) else { return };
+    let Ok(pipe) = crate::sys::watch_fd(pipe, Interest::READABLE) else { return };
+    loop {
+        // Read first: a pipe that had nobody to write when it was opened tells of no end.
+        match nix::unistd::read(pipe.get_ref(), &mut [0; 64]) {
+            Ok(0) => return,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => match pipe.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            },
+            Err(_) => return,
+        }
+    }
 }
 
 #[cfg(test)]
