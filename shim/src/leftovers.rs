@@ -7,20 +7,27 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::time::{Instant, timeout};
 
 use crate::cgroup::Cgroup;
 use crate::error::chain;
+use crate::launch;
 use crate::record::{self, Store};
+use crate::sys::watch_fd;
 
 const CONTAINER_FILE: &str = "container.json";
 const DAEMON_FILE: &str = "daemon.json";
 
-/// How long what is left of a launch may take to find that nobody listens. The launch process dies with the daemon, but
-/// a child of it, which nothing names yet, may make the container's cgroup a moment later.
-const LAUNCH_ENDS: Duration = Duration::from_millis(200);
+/// How long the daemon and what is left of a launch may take to end: containerd gives `delete` 5 s in all.
+const ENDS: Duration = Duration::from_secs(1);
+
+/// How long after a kill to look for more to kill.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What cannot be prepared or removed.
 #[derive(Debug, thiserror::Error)]
@@ -176,10 +183,12 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
             .and_then(|record| record.pid)
             .map_or(0, u32::cast_signed),
     };
-    end_daemon(namespace, id);
+    end_daemon(namespace, id).await;
     for member in members(namespace, id) {
-        let dir = record::container_dir(namespace, &member);
-        let Some(facts) = dir.ok().and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE))) else {
+        let found = record::container_dir(namespace, &member)
+            .ok()
+            .and_then(|dir| read_json::<Facts>(&dir.join(CONTAINER_FILE)).map(|facts| (dir, facts)));
+        let Some((dir, facts)) = found else {
             // Nothing was launched without that file, so there is no process to end. The cgroup its spec names may be
             // anybody's.
             never_launched(namespace, &member, bundle);
@@ -192,16 +201,31 @@ pub async fn end(namespace: &str, id: &str, bundle: &Path) -> Ended {
                 continue;
             }
         };
-        let created = Store::at(record::RUN_DIR).read(namespace, &member).is_ok_and(|record| record.pid.is_some());
-        if !created {
-            tokio::time::sleep(LAUNCH_ENDS).await;
-        }
+        end_launch(&dir, &cgroup).await;
         if let Err(error) = remove_container(namespace, &member, &cgroup, &facts.bundle.join("rootfs")).await {
             log::error!("remove container {member}: {}", chain(&error));
         }
         ended.removed.push(member);
     }
     ended
+}
+
+/// Ends what was cut off while it made the container in `dir`. The launch process dies with the daemon, but a child of
+/// it, which nothing names yet, may still be on its way into the container's cgroup, or make it.
+async fn end_launch(dir: &Path, cgroup: &Cgroup) {
+    let mut ended = pin!(launch::ended(dir));
+    let deadline = Instant::now() + ENDS;
+    loop {
+        // An init that waits for its start ends no other way. What is wrong here is told when the cgroup is removed.
+        let _ = cgroup.kill_all().await;
+        if timeout(AGAIN, &mut ended).await.is_ok() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            log::error!("what made the container in {} still runs after {ENDS:?}", dir.display());
+            return;
+        }
+    }
 }
 
 fn never_launched(namespace: &str, id: &str, bundle: &Path) {
@@ -229,7 +253,7 @@ fn members(namespace: &str, id: &str) -> Vec<String> {
     members
 }
 
-fn end_daemon(namespace: &str, group: &str) {
+async fn end_daemon(namespace: &str, group: &str) {
     let Ok(path) = daemon_file(namespace, group) else { return };
     let Some(daemon) = read_json::<Daemon>(&path) else { return };
     let pinned = rustix::process::Pid::from_raw(daemon.pid)
@@ -237,9 +261,16 @@ fn end_daemon(namespace: &str, group: &str) {
     // Pinned first, compared second: the process that has this pid now is the daemon only if it started when it did.
     if let Some(pidfd) = pinned
         && start_time(daemon.pid) == Some(daemon.start_time)
-        && let Err(error) = crate::children::signal(&pidfd, libc::SIGKILL)
     {
-        log::error!("kill the daemon of {group}: {error}");
+        let killed = async {
+            crate::children::signal(&pidfd, libc::SIGKILL)?;
+            watch_fd(pidfd, Interest::READABLE)?.readable().await.map(drop)
+        };
+        match timeout(ENDS, killed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("kill the daemon of {group}: {error}"),
+            Err(_) => log::error!("the daemon of {group} still runs {ENDS:?} after it was killed"),
+        }
     }
     daemon_ended(namespace, group, &daemon.socket);
 }

@@ -392,9 +392,10 @@ pub fn ptrace_detach(tid: i32, signal: i32) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// `BPF_PROG_LOAD`, `_ATTACH`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_PROG_QUERY` of `linux/bpf.h`.
+/// `BPF_PROG_LOAD`, `_ATTACH`, `_GET_FD_BY_ID`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_PROG_QUERY` of `linux/bpf.h`.
 const BPF_PROG_LOAD: c_long = 5;
 const BPF_PROG_ATTACH: c_long = 8;
+const BPF_PROG_GET_FD_BY_ID: c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 const BPF_PROG_QUERY: c_long = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
@@ -487,17 +488,33 @@ pub fn bpf_attach_cgroup_device(cgroup: impl AsFd, program: &OwnedFd) -> io::Res
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw mut attach, size) }).map(drop)
 }
 
-/// The number a loaded program has on this machine.
-pub fn bpf_program_id(program: &OwnedFd) -> io::Result<u32> {
-    // The first fields of `struct bpf_prog_info`: type and id. The kernel fills no more than it is given room for.
-    let mut info = [0u32; 2];
+/// Opens the program that has the number `id` on this machine.
+///
+/// # Errors
+/// ENOENT if there is none, EPERM without CAP_SYS_ADMIN.
+pub fn bpf_program(id: u32) -> io::Result<OwnedFd> {
+    // Where to begin, where the next one is, and how to open it.
+    let attr = [id, 0, 0];
+    let size = size_of_val(&attr);
+    // SAFETY: `attr` is laid out as the kernel's union for this command, of the size passed, and holds no pointer.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_GET_FD_BY_ID, attr.as_ptr(), size) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel opened this descriptor for us just now, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The number a loaded program has on this machine, and the kernel's digest of its instructions, the tag.
+pub fn bpf_program_identity(program: &OwnedFd) -> io::Result<(u32, [u8; 8])> {
+    // The first fields of `struct bpf_prog_info`: type, id and tag. The kernel fills no more than it is given room for.
+    let mut info = [0u8; 16];
     let mut of =
         BpfInfoOf { bpf_fd: word(program)?, info_len: size_of_val(&info) as u32, info: (&raw mut info) as u64 };
     let size = size_of::<BpfInfoOf>();
     // SAFETY: `of` is laid out as the kernel's union for this command, of the size passed; it points at `info_len` live
     // bytes the kernel may write.
     check(unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut of, size) })?;
-    Ok(info[1])
+    let [_, _, _, _, a, b, c, d, tag @ ..] = info;
+    Ok((u32::from_ne_bytes([a, b, c, d]), tag))
 }
 
 /// The numbers of the device programs attached to the cgroup v2 directory `cgroup` itself.

@@ -255,6 +255,116 @@ fn delete_ends_a_daemon_that_does_not_answer_and_may_be_repeated() {
     assert!(!daemon.socket.exists());
 }
 
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn delete_outwaits_what_a_dead_daemon_left_making_a_container() {
+    let bundle = Bundle::new("cutoff", "");
+    let name = format!("curb-test-cutoff-{}", std::process::id());
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let root = if unified { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    let cgroup = Scratch(Path::new(root).join(&name));
+    let dir = Path::new("/run/curb/test/cutoff");
+    fs::create_dir_all(dir).unwrap();
+    let facts = serde_json::json!({ "group": "cutoff", "bundle": bundle.path(), "cgroups_path": format!("/{name}") });
+    fs::write(dir.join("container.json"), facts.to_string()).unwrap();
+    let pipe = dir.join("exec.fifo");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // This process plays the one that was cloned and on its way.
+    let maker = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let path = bundle.path();
+    let deleted = std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| bundle.run(&["-bundle", path.to_str().unwrap(), "delete"], b""));
+        // More than a moment, so that a delete that does not wait is through. No event tells that it waits.
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(!deleting.is_finished(), "it did not wait");
+        fs::create_dir(&cgroup.0).unwrap();
+        drop(maker);
+        deleting.join().unwrap()
+    });
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert!(!cgroup.0.exists(), "the cgroup is left");
+    assert!(!dir.exists(), "the directory is left");
+
+    // One that never ends does not keep it for ever.
+    fs::create_dir_all(dir).unwrap();
+    fs::write(dir.join("container.json"), facts.to_string()).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let stuck = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let began = Instant::now();
+    assert!(bundle.run(&["-bundle", path.to_str().unwrap(), "delete"], b"").status.success());
+    assert!(began.elapsed() < Duration::from_secs(5) && !dir.exists());
+    drop(stuck);
+}
+
+/// What a pod that never was may not leave: files below `/run`, and processes of its bundle.
+fn left(bundle: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut dirs = vec![PathBuf::from("/run")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => dirs.push(entry.path()),
+                false => left.push(entry.path().display().to_string()),
+            }
+        }
+    }
+    let name = bundle.to_str().unwrap().as_bytes();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if command.split(|byte| *byte == 0).any(|word| word == name) {
+            left.push(String::from_utf8_lossy(&command).into_owned());
+        }
+    }
+    left
+}
+
+#[test]
+fn a_start_killed_at_any_time_leaves_neither_socket_nor_daemon() {
+    let bundle = Bundle::new("killed", "");
+    let command = || {
+        let mut command = Command::new(SHIM);
+        command
+            .args(["-namespace", "test", "-address", "/run/containerd/containerd.sock", "-id", "killed", "start"])
+            .current_dir(bundle.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
+    };
+    let mut span = Duration::ZERO;
+    let mut killed = 0;
+    for round in 0..=200 {
+        fs::create_dir_all(bundle.path()).unwrap();
+        let begin = Instant::now();
+        let mut start = command().spawn().unwrap();
+        // The first shows how long it takes; the others are killed the later, some of them too late.
+        match round {
+            0 => span = start.wait().map(|_| begin.elapsed()).unwrap(),
+            _ => std::thread::sleep(span * round / 180),
+        }
+        start.kill().unwrap();
+        let mut said = String::new();
+        start.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        killed += usize::from(!start.wait().unwrap().success());
+        // containerd removes the bundle of a shim that did not start; of one that did, the test plays the pod's end.
+        fs::remove_dir_all(bundle.path()).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        while !left(&bundle.path()).is_empty() {
+            assert!(Instant::now() < until, "round {round}, said {said:?}: {:?}", left(&bundle.path()));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    println!("{killed} of 200 were killed in time");
+    assert!((20..200).contains(&killed), "the kills came too early or too late to show anything: {killed}");
+}
+
 #[test]
 fn info_describes_the_runtime_and_version_prints_it() {
     let mut child = Command::new(SHIM).arg("-info").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();

@@ -96,7 +96,7 @@ fn a_device_node_of_an_image_opens_only_if_a_rule_allows_it() {
                 { "allow": true, "type": "c", "major": 1, "minor": 11, "access": "r" },
             ]));
             let program = scratch.cgroup.confine_devices(Some(&rules)).expect("confine").expect("a program");
-            scratch.cgroup.check_devices(program).expect("attached");
+            scratch.cgroup.check_devices(&program).expect("attached");
             assert!(!denied(&null, true), "the null device is every container's");
             assert!(!denied(&kmsg, false) && denied(&kmsg, true), "only reading was allowed");
             for node in [&loops, &fuse, &disk] {
@@ -114,11 +114,11 @@ fn a_cgroup_that_lost_its_program_is_found_out() {
         runtime.block_on(async {
             let scratch = Scratch::new().await;
             let program = scratch.cgroup.confine_devices(None).expect("confine").expect("a program");
-            scratch.cgroup.check_devices(program).expect("attached");
+            scratch.cgroup.check_devices(&program).expect("attached");
             // The only way to be rid of it from here: the cgroup goes, and one of its name comes.
             fs::remove_dir(scratch.directory()).expect("remove");
             fs::create_dir(scratch.directory()).expect("make again");
-            let lost = scratch.cgroup.check_devices(program);
+            let lost = scratch.cgroup.check_devices(&program);
             assert!(matches!(lost, Err(CgroupError::NoDeviceProgram(_))), "{lost:?}");
         });
     });

@@ -114,7 +114,7 @@ async fn limits_and_device_program_outlast_a_reload_of_systemd() {
     assert!(reload.success());
     let limits = scratch.cgroup.verify(&moved).expect("systemd undid a limit");
     assert_eq!((limits.memory_max, limits.pids_max, limits.cpu_quota), (Some(128 * MIB), None, Some(13_000)));
-    scratch.cgroup.check_devices(program).expect("systemd detached the device program");
+    scratch.cgroup.check_devices(&program).expect("systemd detached the device program");
 
     scratch.process.kill().expect("kill");
     scratch.process.wait().expect("wait");

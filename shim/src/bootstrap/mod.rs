@@ -7,6 +7,7 @@ mod log;
 mod params;
 mod peer;
 mod serve;
+mod socket;
 mod start;
 
 use std::io::Write;

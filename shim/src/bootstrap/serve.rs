@@ -1,7 +1,7 @@
 //! The daemon: shed what was inherited, then serve the task API until the pod is gone.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
 use super::args::Invocation;
+use super::socket::{self, Starter};
 use super::{VerbError, log as fifo_log, start};
 use crate::error::chain;
 use crate::events::Publisher;
@@ -35,51 +36,65 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Serves until `Shutdown`, SIGTERM, or the disappearance of the bundle.
 pub fn run(invocation: Invocation) -> Result<(), VerbError> {
-    let bundle =
-        invocation.bundle.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
-    let socket =
-        invocation.socket.ok_or_else(|| VerbError::Refused("the daemon is started by start, not by hand".into()))?;
+    let by_hand = || VerbError::Refused("the daemon is started by start, not by hand".into());
+    let bundle = invocation.bundle.as_deref().ok_or_else(by_hand)?;
+    let socket = invocation.socket.as_deref().ok_or_else(by_hand)?;
     // Before anything of ours is open: a leaked descriptor would reach every container's launch, and may hang containerd.
     crate::sys::close_all_but(&[]).map_err(VerbError::io("close inherited descriptors"))?;
-    fifo_log::init(&bundle, &invocation.namespace, &invocation.id, invocation.debug)
+    fifo_log::init(bundle, &invocation.namespace, &invocation.id, invocation.debug)
         .map_err(VerbError::io("open the log"))?;
-    let listener = shed().inspect_err(|error| log::error!("{}", chain(error)))?;
+    let mut starter = Starter::take()?;
+    let served = shed().and_then(|()| socket::listen(socket)).and_then(|listener| match listener {
+        Some(listener) => {
+            let served = serve_at(listener, socket, bundle, &invocation, &mut starter);
+            leftovers::daemon_ended(&invocation.namespace, &invocation.id, socket);
+            served
+        }
+        // Another start was quicker.
+        None => {
+            starter.say_listening();
+            Ok(())
+        }
+    });
+    served.inspect_err(|error| {
+        starter.say_failed(error);
+        log::error!("{}", chain(error));
+    })
+}
+
+fn serve_at(
+    listener: StdListener,
+    socket: &Path,
+    bundle: &Path,
+    invocation: &Invocation,
+    starter: &mut Starter,
+) -> Result<(), VerbError> {
+    let (namespace, group) = (&invocation.namespace, &invocation.id);
     let ttrpc_address = std::env::var(start::TTRPC_ADDRESS).ok();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(VerbError::io("start the event loop"))?;
-    let served = runtime.block_on(async {
+    runtime.block_on(async {
         let launcher = Launcher::new().map_err(|error| VerbError::Refused(chain(&error)))?;
-        leftovers::daemon_started(&invocation.namespace, &invocation.id, &socket)
-            .map_err(|error| VerbError::Refused(chain(&error)))?;
-        let events = Publisher::new(invocation.namespace.clone(), ttrpc_address);
-        let pod = Pod::new(invocation.namespace.clone(), invocation.id.clone(), bundle, launcher, events);
-        serve(Arc::new(pod), listener, &socket).await
-    });
-    leftovers::daemon_ended(&invocation.namespace, &invocation.id, &socket);
-    served.inspect_err(|error| log::error!("{}", chain(error)))
+        leftovers::daemon_started(namespace, group, socket).map_err(|error| VerbError::Refused(chain(&error)))?;
+        let events = Publisher::new(namespace.clone(), ttrpc_address);
+        let pod = Pod::new(namespace.clone(), group.clone(), bundle.to_owned(), launcher, events);
+        serve(Arc::new(pod), listener, socket, starter).await
+    })
 }
 
-/// Lets go of everything inherited but the listening socket, which arrives as standard input.
-fn shed() -> Result<StdListener, VerbError> {
-    let listener = std::io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map(StdListener::from)
-        .map_err(VerbError::io("take the listening socket"))?;
-    let null = std::fs::File::open("/dev/null").map_err(VerbError::io("open /dev/null"))?;
-    nix::unistd::dup2_stdin(&null).map_err(VerbError::errno("close standard input"))?;
+/// Lets go of everything inherited.
+fn shed() -> Result<(), VerbError> {
     // The bundle must not be kept busy: its removal is a sign we act on.
     nix::unistd::chdir("/").map_err(VerbError::errno("leave the bundle"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|errno| VerbError::Io { step: "become the pod's subreaper", source: errno.into() })?;
-    listener.set_nonblocking(true).map_err(VerbError::io("make the listening socket non-blocking"))?;
-    Ok(listener)
+        .map_err(|errno| VerbError::Io { step: "become the pod's subreaper", source: errno.into() })
 }
 
-async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<(), VerbError> {
+async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path, starter: &mut Starter) -> Result<(), VerbError> {
+    listener.set_nonblocking(true).map_err(VerbError::io("make the listening socket non-blocking"))?;
     let listener = UnixListener::from_std(listener).map_err(VerbError::io("listen on the shim's socket"))?;
     let mut server =
         Server::new().add_listener(Listener::new(SameUser { listener })).register_service(services(Arc::clone(&pod)));
@@ -89,6 +104,7 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path) -> Result<()
     let mut user = listen(SignalKind::user_defined1())?;
     let bundles = BundleWatch::new(&pod.bundle)?;
     server.start().await.map_err(|error| VerbError::Refused(format!("serve the task API: {error}")))?;
+    starter.say_listening();
     log::debug!("serving {}", socket.display());
     // Removed before it was watched: by a containerd whose `start` was killed once it had made this process.
     if !pod.bundle.exists() {

@@ -1,21 +1,19 @@
 //! `start`: find the pod's daemon or spawn it, and print where it listens.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{ErrorKind, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::args::Invocation;
 use super::params::{self, MAX_INPUT, Params};
+use super::socket::{self, Starter};
 use super::{VerbError, peer};
 use crate::cgroup::Cgroup;
 use crate::error::chain;
@@ -44,14 +42,12 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
     let params = params::decode(&input, &invocation.id, &invocation.namespace)?;
     let bundle = std::env::current_dir().map_err(VerbError::io("find the bundle, which is the working directory"))?;
     let group = group(&bundle, &invocation.id)?;
-    let socket = socket_path(&params.socket_dir, &invocation.address, &invocation.namespace, &group);
+    let socket = socket::path(&params.socket_dir, &invocation.address, &invocation.namespace, &group);
     let address = format!("unix://{}", socket.display());
     let version = if params.structured { 3 } else { peer::task_version(Path::new(&invocation.publish_binary)) };
 
-    if let Some(listener) = listen(&socket)? {
-        spawn(invocation, &params, &bundle, &group, &socket, listener).inspect_err(|_| {
-            let _ = fs::remove_file(&socket);
-        })?;
+    if !socket::is_served(&socket) {
+        spawn(invocation, &params, &bundle, &group, &socket)?;
     }
     fs::write(bundle.join(ADDRESS_FILE), &address).map_err(VerbError::io("write the bundle's address file"))?;
     Ok(params::reply(&address, params.structured, version)?)
@@ -87,53 +83,11 @@ fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
     }
 }
 
-/// The address containerd and its tests compute for a group: the sha256 of address, namespace and group.
-pub fn socket_path(dir: &Path, address: &str, namespace: &str, group: &str) -> PathBuf {
-    let name = Sha256::digest(PathBuf::from(address).join(namespace).join(group).as_os_str().as_encoded_bytes());
-    dir.join(crate::hex::encode(&name))
-}
-
-/// A listener at `socket`, or `None` if the group's daemon already accepts connections there.
-fn listen(socket: &Path) -> Result<Option<UnixListener>, VerbError> {
-    if let Some(dir) = socket.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(VerbError::io("make the socket directory"))?;
-    }
-    // Nobody may connect between bind and chmod: the mask makes the socket 0600 from the first instant.
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let bound = match UnixListener::bind(socket) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            if UnixStream::connect(socket).is_ok() {
-                nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-                return Ok(None);
-            }
-            fs::remove_file(socket).map_err(VerbError::io("remove a dead daemon's socket"))?;
-            UnixListener::bind(socket)
-        }
-        bound => bound,
-    };
-    let listener = bound.map_err(VerbError::io("listen on the shim's socket"))?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))
-        .map_err(VerbError::io("restrict the shim's socket"))?;
-    Ok(Some(listener))
-}
-
-/// Spawns the daemon with the listening socket as its standard input.
+/// Spawns the daemon and waits until it listens.
 ///
 /// Nothing else is inherited: containerd reads our output until every holder of those pipes is gone, and its environment
 /// (proxies, `NOTIFY_SOCKET`, `LISTEN_FDS`) must reach neither the daemon nor a container.
-fn spawn(
-    invocation: &Invocation,
-    params: &Params,
-    bundle: &Path,
-    group: &str,
-    socket: &Path,
-    listener: UnixListener,
-) -> Result<(), VerbError> {
+fn spawn(invocation: &Invocation, params: &Params, bundle: &Path, group: &str, socket: &Path) -> Result<(), VerbError> {
     raise_oom_score()?;
     if std::env::var_os(SCHED_CORE).is_some_and(|value| !value.is_empty()) {
         create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ProcessGroup)
@@ -146,6 +100,7 @@ fn spawn(
             .map_err(|error| VerbError::Refused(format!("enter the shim's cgroup {path}: {}", chain(&error))))?;
     }
     let program = std::env::current_exe().map_err(VerbError::io("find the shim's own binary"))?;
+    let (pipe, starter) = Starter::make()?;
     let mut command = Command::new(program);
     command
         .args(["-namespace", &invocation.namespace, "-id", group, "-address", &invocation.address])
@@ -155,7 +110,7 @@ fn spawn(
         .arg("-socket")
         .arg(socket)
         .env_clear()
-        .stdin(OwnedFd::from(listener))
+        .stdin(starter)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
@@ -167,7 +122,9 @@ fn spawn(
         command.env(TTRPC_ADDRESS, address);
     }
     command.spawn().map_err(VerbError::io("spawn the pod's daemon"))?;
-    Ok(())
+    // The daemon's end must be the only one left.
+    drop(command);
+    socket::wait(pipe)
 }
 
 /// Makes the daemon one step likelier to be killed for memory than containerd, so that the node loses a pod first.
@@ -190,15 +147,6 @@ fn raise_oom_score() -> Result<(), VerbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_socket_name_is_the_hash_containerd_computes() {
-        let path = socket_path(Path::new("/run/containerd/s"), "/run/containerd/containerd.sock", "k8s.io", "abc");
-        // sha256 of "/run/containerd/containerd.sock/k8s.io/abc"
-        let want = Sha256::digest(b"/run/containerd/containerd.sock/k8s.io/abc");
-        let hex: String = want.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(path, Path::new("/run/containerd/s").join(hex));
-    }
 
     #[test]
     fn a_container_of_a_pod_is_grouped_with_its_sandbox() {
@@ -224,16 +172,5 @@ mod tests {
             fs::write(bundle.path().join("config.json"), text).expect("write");
             assert!(group(bundle.path(), "own").is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_dead_socket_is_replaced_and_a_live_one_is_joined() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let socket = dir.path().join("s");
-        drop(UnixListener::bind(&socket).expect("bind"));
-        let listener = listen(&socket).expect("listen").expect("a dead socket is replaced");
-        assert_eq!(fs::metadata(&socket).expect("stat").permissions().mode() & 0o777, 0o600);
-        assert!(listen(&socket).expect("listen").is_none());
-        drop(listener);
     }
 }

@@ -25,7 +25,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use devices::{DeviceProgram, RuleError};
+pub use devices::{DeviceControl, DeviceProgram, RuleError};
 pub use limits::Limits;
 pub use oom::OomWatch;
 pub use path::{CgroupsPath, PathError, expand_slice};

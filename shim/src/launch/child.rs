@@ -126,9 +126,17 @@ impl Child {
     /// Kills it and everything cloned from it, and waits until they are gone.
     pub(super) async fn abandon(mut self) {
         let strays = self.kill();
-        let _ = tokio::time::timeout(DEATH, self.pidfd.readable()).await;
-        for stray in strays {
-            end(&stray).await;
+        let gone = async {
+            let _ = self.pidfd.readable().await;
+            for stray in &strays {
+                ended(stray).await?;
+            }
+            io::Result::Ok(())
+        };
+        // Together: one that hangs in the kernel, on dead storage or a dead FUSE server, must not cost this time each.
+        let _ = tokio::time::timeout(DEATH, gone).await;
+        for stray in &strays {
+            reap_one(stray);
         }
         self.over = true;
         self.reap();
@@ -137,16 +145,17 @@ impl Child {
     /// Kills the process group, which also holds hooks, and then what left it: an init, by its own setsid(2).
     fn kill(&self) -> Vec<OwnedFd> {
         let _ = killpg(self.pid, Signal::SIGKILL);
-        let mut strays: Vec<OwnedFd> = Vec::new();
+        let mut strays: Vec<(i32, OwnedFd)> = Vec::new();
         // A process killed in the middle of clone3(2) may have made one more, and that one more; then it ends.
         for _ in 0..8 {
-            let found: Vec<OwnedFd> = children().into_iter().filter_map(|pid| self.stray(pid)).collect();
+            let new = children().into_iter().filter(|pid| strays.iter().all(|(known, _)| known != pid));
+            let found: Vec<_> = new.filter_map(|pid| Some((pid, self.stray(pid)?))).collect();
             if found.is_empty() {
                 break;
             }
             strays.extend(found);
         }
-        strays
+        strays.into_iter().map(|(_, stray)| stray).collect()
     }
 
     /// Kills `pid` if it was cloned from this process and lives.
@@ -187,13 +196,17 @@ impl Drop for Child {
 /// Kills a child, waits until it is gone and reaps it.
 pub(super) async fn end(pidfd: &OwnedFd) {
     let _ = pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
-    let gone = async {
-        let watched = crate::sys::watch_fd(pidfd.try_clone()?, Interest::READABLE)?;
-        watched.readable().await.map(drop)
-    };
-    if let Ok(Ok(())) = tokio::time::timeout(DEATH, gone).await {
-        let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+    if let Ok(Ok(())) = tokio::time::timeout(DEATH, ended(pidfd)).await {
+        reap_one(pidfd);
     }
+}
+
+async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
+    crate::sys::watch_fd(pidfd.try_clone()?, Interest::READABLE)?.readable().await.map(drop)
+}
+
+fn reap_one(pidfd: &OwnedFd) {
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
 }
 
 /// The children this process has now (`/proc/<pid>/task/<tid>/children`, proc(5)).

@@ -18,6 +18,7 @@ use super::executor::{self, InitExecutor, Payload};
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
 use super::labels::{Labels, label_mounts};
+use super::propagation::ProcPaths;
 use super::protocol::{self, CreateRequest};
 use super::userns::UserNamespace;
 use super::{cgroupfs, fs, normalise, propagation, stage, userns};
@@ -42,13 +43,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let filters = Filters::make(profile, common.floor, dir, &siblings)?;
     let (count, told) = (filters.count(), filters.told.clone());
     let privileged_load = !process.no_new_privileges().unwrap_or(false) && !filters.pod.is_empty();
-    let masks: Vec<String> = linux
-        .into_iter()
-        .flat_map(|linux| [linux.masked_paths(), linux.readonly_paths()])
-        .flatten()
-        .flatten()
-        .cloned()
-        .collect();
+    let covered = ProcPaths::of(linux);
 
     crate::rootfs::mount_all(&rootfs_mounts, &rootfs).step("mount the root file system")?;
     let root = fs::open_root(&rootfs)?;
@@ -107,7 +102,8 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
         resize(console, &process)?;
         give_terminal(console, uid)?;
     }
-    propagation::check_proc(&luggage.proc, pid, &masks)?;
+    propagation::check_proc(&luggage.proc, pid, &covered)?;
+    propagation::check_dev(&luggage.proc, pid, normalised.spec.mounts().as_deref().unwrap_or_default())?;
     if !normalised.propagation.is_empty() || !sealed.is_empty() {
         // The last thing this process does but answer, so nobody minds that it is in the container's tree from here on.
         nix::sched::setns(&pidfd, CloneFlags::CLONE_NEWNS).step("enter the container's mount namespace")?;

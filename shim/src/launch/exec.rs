@@ -4,7 +4,7 @@
 //! used.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -87,7 +87,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         become_root()?;
     }
 
-    let console = if common.terminal { Some(open_terminal(&process)?) } else { None };
+    let console = if common.terminal { Some(open_terminal(&proc, &process)?) } else { None };
     let streams = match &console {
         Some((_, terminal)) => {
             fs::give(terminal, process.user().uid())?;
@@ -96,7 +96,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         }
         None => {
             let [stdin, stdout, stderr] = streams;
-            let or_null = |stream: Option<OwnedFd>| stream.map_or_else(null, Ok);
+            let or_null = |stream: Option<OwnedFd>| stream.map_or_else(|| null(&proc), Ok);
             [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]
         }
     };
@@ -120,17 +120,30 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
 
 /// The container's own `/dev/null`, for a stream that is not given: one of the node's is none of the container's
 /// business.
-fn null() -> Result<OwnedFd, Failure> {
+fn null(proc: &OwnedFd) -> Result<OwnedFd, Failure> {
     let step = "open /dev/null in the container";
+    let null = find_device("/dev/null", (1, 3), step)?;
+    reopen(proc, &null, OFlag::O_RDWR, step)
+}
+
+/// A character device of the container, found and not opened: this process may open anything of the node's, and to open
+/// some devices is to use them.
+fn find_device(path: &str, number: (u64, u64), step: &'static str) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let null = openat2(CWD, "/dev/null", flags, rustix::fs::Mode::empty(), resolve).step(step)?;
-    let found = fstat(&null).step(step)?;
+    let device = openat2(CWD, path, flags, rustix::fs::Mode::empty(), resolve).step(step)?;
+    let found = fstat(&device).step(step)?;
     let character = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR;
-    if !character || (major(found.st_rdev), minor(found.st_rdev)) != (1, 3) {
+    if !character || (major(found.st_rdev), minor(found.st_rdev)) != number {
         return Err(Failure::because(step, "it is another device"));
     }
-    Ok(null)
+    Ok(device)
+}
+
+/// Opens what `found` names. `proc` is the node's `/proc`.
+fn reopen(proc: &OwnedFd, found: &OwnedFd, access: OFlag, step: &'static str) -> Result<OwnedFd, Failure> {
+    let path = format!("self/fd/{}", found.as_raw_fd());
+    nix::fcntl::openat(proc, path.as_str(), access | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()).step(step)
 }
 
 /// Makes this process, which is nobody in the user namespace it just entered, its root: what it makes from here on is
@@ -171,7 +184,6 @@ fn namespaces_to_join(proc: &OwnedFd, init: &OwnedFd) -> Result<(i32, CloneFlags
 }
 
 fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<i32, Failure> {
-    use std::os::fd::AsRawFd;
     let step = "look at init";
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let file = nix::fcntl::openat(proc, path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
@@ -185,19 +197,17 @@ fn pid_of(proc: &OwnedFd, pidfd: &OwnedFd) -> Result<i32, Failure> {
 
 /// Makes a terminal of the container's own devpts and refuses anything else an image or a peer may have put there
 /// (CVE-2025-52565).
-fn open_terminal(process: &Process) -> Result<(OwnedFd, OwnedFd), Failure> {
+fn open_terminal(proc: &OwnedFd, process: &Process) -> Result<(OwnedFd, OwnedFd), Failure> {
     const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    /// Of the multiplexer in a devpts file system (`fs/devpts/inode.c`).
+    const PTMX_INODE: u64 = 2;
     let step = "open a terminal in the container";
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let console = openat2(CWD, "/dev/pts/ptmx", flags, rustix::fs::Mode::empty(), resolve).step(step)?;
-    let found = fstat(&console).step(step)?;
-    let file_system = rustix::fs::fstatfs(&console).step(step)?;
-    let is_ptmx = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR
-        && (major(found.st_rdev), minor(found.st_rdev), found.st_ino) == (5, 2, 2);
-    if !is_ptmx || file_system.f_type != DEVPTS_SUPER_MAGIC {
+    let multiplexer = find_device("/dev/pts/ptmx", (5, 2), step)?;
+    let file_system = rustix::fs::fstatfs(&multiplexer).step(step)?;
+    if file_system.f_type != DEVPTS_SUPER_MAGIC || fstat(&multiplexer).step(step)?.st_ino != PTMX_INODE {
         return Err(Failure::because(step, "/dev/pts/ptmx is not the multiplexer of a devpts file system"));
     }
+    let console = reopen(proc, &multiplexer, OFlag::O_RDWR, step)?;
     rustix::pty::unlockpt(&console).step(step)?;
     let terminal = create::peer(&console)?;
     create::resize(&console, process)?;

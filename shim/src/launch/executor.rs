@@ -25,6 +25,7 @@ use super::error::{Failure, chain, go_errno};
 use super::filters::Filters;
 use super::labels::Labels;
 use super::lookup;
+use crate::record::{KernelView, SECCOMP_FILTER};
 
 /// First byte on the exec pipe once the process is hardened. Without it an end of the pipe means the process died, not
 /// that it executed its program.
@@ -36,18 +37,12 @@ pub(super) const LONGEST_MESSAGE: u64 = 64 << 10;
 /// The five capability sets a process ends up with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CapabilitySets {
-    sets: [CapsHashSet; 5],
+    inheritable: CapsHashSet,
+    permitted: CapsHashSet,
+    effective: CapsHashSet,
+    bounding: CapsHashSet,
+    ambient: CapsHashSet,
 }
-
-/// In the order they must be changed: the bounding set first, because it takes CAP_SETPCAP, and the ambient set before
-/// the two it must stay within.
-const ORDER: [(CapSet, &str); 5] = [
-    (CapSet::Bounding, "CapBnd"),
-    (CapSet::Ambient, "CapAmb"),
-    (CapSet::Inheritable, "CapInh"),
-    (CapSet::Effective, "CapEff"),
-    (CapSet::Permitted, "CapPrm"),
-];
 
 impl CapabilitySets {
     /// What a spec asks for; a missing set is an empty one.
@@ -56,37 +51,44 @@ impl CapabilitySets {
             asked.and_then(|asked| pick(asked).as_ref()).into_iter().flatten().map(CapabilityExt::to_cap).collect()
         };
         CapabilitySets {
-            sets: [
-                set(LinuxCapabilities::bounding),
-                set(LinuxCapabilities::ambient),
-                set(LinuxCapabilities::inheritable),
-                set(LinuxCapabilities::effective),
-                set(LinuxCapabilities::permitted),
-            ],
+            inheritable: set(LinuxCapabilities::inheritable),
+            permitted: set(LinuxCapabilities::permitted),
+            effective: set(LinuxCapabilities::effective),
+            bounding: set(LinuxCapabilities::bounding),
+            ambient: set(LinuxCapabilities::ambient),
         }
     }
 
-    /// Reduces this process to exactly these sets.
+    /// Reduces this process to exactly these sets: the bounding set first, because it takes CAP_SETPCAP, and the ambient
+    /// set emptied before the two it must stay within.
     fn apply(&self) -> Result<(), String> {
         let set = |which: CapSet, name: &str, value: &CapsHashSet| {
             caps::set(None, which, value).map_err(|error| format!("set {name}: {error}"))
         };
-        let [bounding, ambient, inheritable, effective, permitted] = &self.sets;
         // One at a time: there is no setting it, only dropping from it.
         let held = caps::read(None, CapSet::Bounding).map_err(|error| format!("read CapBnd: {error}"))?;
-        for capability in held.difference(bounding) {
+        for capability in held.difference(&self.bounding) {
             caps::drop(None, CapSet::Bounding, *capability)
                 .map_err(|error| format!("drop {capability} from CapBnd: {error}"))?;
         }
         set(CapSet::Ambient, "CapAmb", &CapsHashSet::new())?;
-        set(CapSet::Inheritable, "CapInh", inheritable)?;
-        set(CapSet::Effective, "CapEff", effective)?;
-        set(CapSet::Permitted, "CapPrm", permitted)?;
-        set(CapSet::Ambient, "CapAmb", ambient)
+        set(CapSet::Inheritable, "CapInh", &self.inheritable)?;
+        set(CapSet::Effective, "CapEff", &self.effective)?;
+        set(CapSet::Permitted, "CapPrm", &self.permitted)?;
+        set(CapSet::Ambient, "CapAmb", &self.ambient)
     }
 
-    fn mask(set: &CapsHashSet) -> u64 {
-        set.iter().fold(0, |mask, capability| mask | capability.bitmask())
+    /// The same as the kernel shows them.
+    fn view(&self) -> KernelView {
+        let mask = |set: &CapsHashSet| set.iter().fold(0, |mask, capability| mask | capability.bitmask());
+        KernelView {
+            cap_inheritable: mask(&self.inheritable),
+            cap_permitted: mask(&self.permitted),
+            cap_effective: mask(&self.effective),
+            cap_bounding: mask(&self.bounding),
+            cap_ambient: mask(&self.ambient),
+            ..KernelView::default()
+        }
     }
 }
 
@@ -191,7 +193,7 @@ impl Payload {
         if no_new_privileges {
             self.capabilities.apply()?;
             if let Some(floor) = self.filters.floor {
-                let before = self.status()?.filters;
+                let before = self.status()?.seccomp_filters.ok_or("the kernel does not count seccomp filters")?;
                 install(floor, 0, "the seccomp floor")?;
                 self.verify(before + 1)?;
             }
@@ -231,24 +233,23 @@ impl Payload {
     fn verify(&self, filters: u32) -> Result<(), String> {
         let status = self.status()?;
         let wrong = |name: &str| Err(format!("the kernel reports another {name} than was set"));
-        if status.seccomp != 2 || status.filters != filters {
+        if status.seccomp != SECCOMP_FILTER || status.seccomp_filters != Some(filters) {
             return wrong("seccomp state");
         }
-        if !status.no_new_privileges {
+        if !status.no_new_privs {
             return wrong("no_new_privs");
         }
         if status.uids != [self.uid; 4] {
             return wrong("user");
         }
-        for ((_, name), (set, found)) in ORDER.iter().zip(self.capabilities.sets.iter().zip(status.capabilities)) {
-            if CapabilitySets::mask(set) != found {
-                return wrong(name);
-            }
+        let (asked, found) = (self.capabilities.view().capability_sets(), status.capability_sets());
+        match asked.iter().zip(&found).find(|(asked, found)| asked != found) {
+            Some(((name, _), _)) => wrong(name),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn status(&self) -> Result<Status, String> {
+    fn status(&self) -> Result<KernelView, String> {
         let fd =
             nix::fcntl::openat(self.proc.as_fd(), "self/status", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|errno| format!("open /proc/self/status: {}", go_errno(errno)))?;
@@ -256,7 +257,7 @@ impl Payload {
         std::fs::File::from(fd)
             .read_to_string(&mut text)
             .map_err(|error| format!("read /proc/self/status: {error}"))?;
-        Status::parse(&text).ok_or_else(|| "cannot understand /proc/self/status".to_owned())
+        KernelView::parse(&text).map_err(|field| format!("/proc/self/status has no usable {field}"))
     }
 }
 
@@ -287,38 +288,6 @@ fn open_null_for_writing() -> Result<(), String> {
 
 fn install(program: &Program, flags: u32, name: &str) -> Result<(), String> {
     crate::sys::seccomp_install(program, flags).map_err(|error| format!("load {name}: {error}"))
-}
-
-/// What proc_pid_status(5) says of a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Status {
-    uids: [u32; 4],
-    /// In [`ORDER`].
-    capabilities: [u64; 5],
-    no_new_privileges: bool,
-    seccomp: u32,
-    filters: u32,
-}
-
-impl Status {
-    fn parse(text: &str) -> Option<Self> {
-        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
-        let mut uids = [0; 4];
-        for (uid, word) in uids.iter_mut().zip(value("Uid")?.split_whitespace()) {
-            *uid = word.parse().ok()?;
-        }
-        let mut capabilities = [0; 5];
-        for (mask, (_, name)) in capabilities.iter_mut().zip(ORDER) {
-            *mask = u64::from_str_radix(value(name)?, 16).ok()?;
-        }
-        Some(Status {
-            uids,
-            capabilities,
-            no_new_privileges: value("NoNewPrivs")? == "1",
-            seccomp: value("Seccomp")?.parse().ok()?,
-            filters: value("Seccomp_filters")?.parse().ok()?,
-        })
-    }
 }
 
 /// Hands a [`Payload`] to libcontainer.
@@ -352,21 +321,6 @@ pub(super) fn engine_failure(error: &libcontainer::error::LibcontainerError) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_status_is_read_field_by_field() {
-        let text = "Name:\tx\nUid:\t1000\t1000\t1000\t1001\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n\
-            CapInh:\t0000000000000000\nCapPrm:\t0000000000000400\nCapEff:\t0000000000000001\nCapBnd:\t00000000000000ff\nCapAmb:\t0000000000000000\n";
-        let status = Status::parse(text).expect("status");
-        assert_eq!(status.uids, [1000, 1000, 1000, 1001]);
-        assert_eq!(status.capabilities, [0xff, 0, 0, 1, 0x400]);
-        assert_eq!((status.seccomp, status.filters, status.no_new_privileges), (2, 3, true));
-    }
-
-    #[test]
-    fn a_status_without_a_field_is_not_understood() {
-        assert_eq!(Status::parse("Uid:\t0\t0\t0\t0\nSeccomp:\t2\n"), None);
-    }
 
     #[test]
     fn missing_capabilities_are_no_capabilities() {

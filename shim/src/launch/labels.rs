@@ -139,12 +139,13 @@ pub(super) fn label_mounts(mounts: &mut [Mount], label: Option<&str>) -> Result<
     Ok(())
 }
 
-fn apparmor_enabled() -> bool {
+/// Whether AppArmor is enabled.
+pub(crate) fn apparmor_enabled() -> bool {
     std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
 }
 
 /// Whether SELinux is enabled, enforcing or not (`is_selinux_enabled(3)`).
-fn selinux_enabled() -> bool {
+pub(crate) fn selinux_enabled() -> bool {
     const SELINUX_MAGIC: u32 = 0xf97c_ff8c;
     let found = rustix::fs::statfs(Path::new("/sys/fs/selinux"));
     found.is_ok_and(|found| u32::try_from(found.f_type & 0xffff_ffff) == Ok(SELINUX_MAGIC))

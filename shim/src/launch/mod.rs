@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use oci_spec::runtime::Spec;
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
@@ -29,6 +28,9 @@ pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
 pub use self::labels::Labels;
+#[cfg(feature = "ctl")]
+pub(crate) use self::labels::{apparmor_enabled, selinux_enabled};
+pub use self::pipe::ended;
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
 use crate::rootfs::Mount;
@@ -46,6 +48,7 @@ mod hooks;
 mod labels;
 mod lookup;
 mod normalise;
+mod pipe;
 mod propagation;
 mod protocol;
 mod stage;
@@ -211,7 +214,8 @@ impl Launcher {
             spec: request.spec,
             siblings: request.siblings,
         }));
-        let launched = self.launch(Verb::Create, message, streams, None, request.terminal).await?;
+        let pipe = pipe::make_in(&request.dir).map_err(channel("make the exec pipe"))?;
+        let launched = self.launch(Verb::Create, message, streams, pipe, None, request.terminal).await?;
         let Launched { process, console, errors, filters, filter_count } = launched;
         let start = Start { socket, _dir: dir, errors, pid: process.pid, limit: self.limit };
         Ok(Created { init: process, console, start, filters, filter_count })
@@ -231,7 +235,8 @@ impl Launcher {
             labels: request.labels,
             cgroup_procs: request.cgroup_procs,
         }));
-        let launched = self.launch(Verb::Exec, message, streams, Some(&request.init), request.terminal).await?;
+        let pipe = pipe::make().map_err(channel("make the exec pipe"))?;
+        let launched = self.launch(Verb::Exec, message, streams, pipe, Some(&request.init), request.terminal).await?;
         let Launched { process, console, errors, .. } = launched;
         let limit = self.limit;
         if let Err(error) = executed(Verb::Exec, errors, process.pid, limit).await {
@@ -267,11 +272,10 @@ impl Launcher {
         verb: Verb,
         message: Request,
         streams: [Option<OwnedFd>; 3],
+        (errors, errors_write): (OwnedFd, OwnedFd),
         init: Option<&OwnedFd>,
         terminal: bool,
     ) -> Result<Launched, LaunchError> {
-        let (errors, errors_write) =
-            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| channel("make the exec pipe")(errno.into()))?;
         let (child, socket) = Child::spawn(&self.exe)?;
         let mut fds = vec![errors_write.as_fd()];
         fds.extend(streams.iter().flatten().map(AsFd::as_fd));

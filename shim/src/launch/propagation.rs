@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Linux, Mount};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 
 use super::error::{Failure, Step};
-use super::normalise::Propagation;
+use super::normalise::{Propagation, clean};
 
 /// Sets the propagation the spec asks for, which libcontainer drops. This process must already be in the container's
 /// mount namespace and have its root.
@@ -44,31 +45,73 @@ fn open_mount(destination: &Path, step: &str) -> Result<OwnedFd, Failure> {
 /// Refuses a container in which anything but the runtime's own masks lies on `/proc`, whatever way a mount was led
 /// there.
 ///
-/// `proc` is the node's `/proc`; `own` are the masked and read-only paths of the spec.
-pub(super) fn check_proc(proc: &OwnedFd, pid: i32, own: &[String]) -> Result<(), Failure> {
+/// A mask that shows a file of procfs is none: `/dev/null` of a volume can be swapped for a link while the masks are
+/// put on (CVE-2025-31133). `proc` is the node's `/proc`.
+pub(super) fn check_proc(proc: &OwnedFd, pid: i32, own: &ProcPaths) -> Result<(), Failure> {
     let step = "check the mounts on /proc";
-    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
-    let file = nix::fcntl::openat(proc, format!("{pid}/mountinfo").as_str(), flags, nix::sys::stat::Mode::empty());
-    let text = std::io::read_to_string(std::fs::File::from(file.step(step)?)).step(step)?;
+    let text = read_mounts(proc, pid, step)?;
     match stranger(&text, own) {
         Some(found) => Err(Failure::because(step, format!("there is a mount at {found}"))),
         None => Ok(()),
     }
 }
 
+/// Refuses a container in which a volume lies on `/dev`, led there by a link of another volume: device nodes would have
+/// been made in it, and whoever shares it could swap them.
+pub(super) fn check_dev(proc: &OwnedFd, pid: i32, mounts: &[Mount]) -> Result<(), Failure> {
+    let asked = |point: &str| mounts.iter().filter(|mount| clean(mount.destination()) == Path::new(point)).count();
+    let text = read_mounts(proc, pid, "check the mounts on /dev")?;
+    for point in ["/dev", "/dev/pts"] {
+        if text.lines().filter(|line| line.split(' ').nth(4) == Some(point)).count() > asked(point) {
+            let found = format!("there is a mount at {point} that the spec does not have there");
+            return Err(Failure::because("check the mounts on /dev", found));
+        }
+    }
+    Ok(())
+}
+
+fn read_mounts(proc: &OwnedFd, pid: i32, step: &str) -> Result<String, Failure> {
+    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(proc, format!("{pid}/mountinfo").as_str(), flags, nix::sys::stat::Mode::empty());
+    std::io::read_to_string(std::fs::File::from(file.step(step)?)).step(step)
+}
+
+/// What the spec has the runtime cover.
+#[derive(Debug, Default)]
+pub(super) struct ProcPaths {
+    /// Paths that show nothing.
+    pub masked: Vec<String>,
+    /// Paths that show themselves and refuse writes.
+    pub read_only: Vec<String>,
+}
+
+impl ProcPaths {
+    /// Those of a spec.
+    pub(super) fn of(linux: Option<&Linux>) -> Self {
+        let paths =
+            |pick: fn(&Linux) -> &Option<Vec<String>>| linux.and_then(|it| pick(it).clone()).unwrap_or_default();
+        ProcPaths { masked: paths(Linux::masked_paths), read_only: paths(Linux::readonly_paths) }
+    }
+}
+
 /// The first mount on `/proc` that is not the runtime's own.
-fn stranger<'a>(mountinfo: &'a str, own: &[String]) -> Option<&'a str> {
+fn stranger<'a>(mountinfo: &'a str, own: &ProcPaths) -> Option<&'a str> {
+    let masked = |point: &str| own.masked.iter().any(|path| path == point);
+    let read_only = |point: &str| own.read_only.iter().any(|path| path == point);
     mountinfo.lines().find_map(|line| {
         let (fields, rest) = line.split_once(" - ")?;
-        let point = fields.split(' ').nth(4)?;
+        let mut fields = fields.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
         let kind = rest.split(' ').next()?;
         if !Path::new(point).starts_with("/proc") {
             return None;
         }
         let ours = match kind {
-            "proc" => point == "/proc" || own.iter().any(|path| path == point),
-            // Masks: an empty tmpfs, or /dev/null of the container's own tmpfs or of the node.
-            "tmpfs" | "devtmpfs" => own.iter().any(|path| path == point),
+            "proc" if point == "/proc" => true,
+            "proc" => read_only(point) && point.strip_prefix("/proc") == Some(root),
+            // Masks: an empty tmpfs, or /dev/null of the container's own tmpfs or of the node. One that is also made
+            // read-only is mounted on itself.
+            "tmpfs" | "devtmpfs" => masked(point) || read_only(point),
             _ => false,
         };
         (!ours).then_some(point)
@@ -84,18 +127,32 @@ mod tests {
         3 2 0:2 /sys /proc/sys ro - proc proc rw\n\
         4 2 0:3 /null /proc/kcore rw - tmpfs tmpfs rw\n";
 
+    fn own() -> ProcPaths {
+        ProcPaths { masked: vec!["/proc/kcore".to_owned()], read_only: vec!["/proc/sys".to_owned()] }
+    }
+
     #[test]
     fn the_runtimes_own_masks_pass() {
-        let own = ["/proc/sys".to_owned(), "/proc/kcore".to_owned()];
-        assert_eq!(stranger(CLEAN, &own), None);
-        assert_eq!(stranger(CLEAN, &own[..1]), Some("/proc/kcore"));
+        assert_eq!(stranger(CLEAN, &own()), None);
+        assert_eq!(stranger(CLEAN, &ProcPaths { masked: Vec::new(), ..own() }), Some("/proc/kcore"));
+        assert_eq!(stranger(CLEAN, &ProcPaths { read_only: Vec::new(), ..own() }), Some("/proc/sys"));
+    }
+
+    #[test]
+    fn a_mask_that_shows_procfs_is_found() {
+        for line in [
+            "5 2 0:2 /kcore /proc/kcore rw - proc proc rw\n",
+            "5 2 0:2 /sys/kernel/core_pattern /proc/kcore rw - proc proc rw\n",
+            "5 2 0:2 /sysrq-trigger /proc/sys rw - proc proc rw\n",
+        ] {
+            assert!(stranger(&format!("{CLEAN}{line}"), &own()).is_some(), "{line}");
+        }
     }
 
     #[test]
     fn a_volume_that_landed_on_proc_is_found() {
-        let own = ["/proc/sys".to_owned(), "/proc/kcore".to_owned()];
         for line in ["5 2 8:1 /x /proc/self rw - ext4 /dev/vda rw\n", "5 2 8:1 /x /proc/sys rw - ext4 /dev/vda rw\n"] {
-            assert!(stranger(&format!("{CLEAN}{line}"), &own).is_some(), "{line}");
+            assert!(stranger(&format!("{CLEAN}{line}"), &own()).is_some(), "{line}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
+use crate::cgroup::DeviceProgram;
 
 /// The part of the floor in which containers differ; the rest is the same for all and is not recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,4 +25,10 @@ pub struct Controls {
     pub limits_max: Limits,
     /// `devices.list` of cgroup v1 before the start; `None` on v2.
     pub devices: Option<String>,
+    /// The program that confines it to its devices on cgroup v2; `None` on v1.
+    pub device_program: Option<DeviceProgram>,
+    /// The AppArmor profile of its processes; `None` where the spec asks for none.
+    pub apparmor: Option<String>,
+    /// Their SELinux context; likewise.
+    pub selinux: Option<String>,
 }

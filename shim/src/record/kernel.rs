@@ -13,6 +13,12 @@ use super::Error;
 /// workload that makes many mounts from filling the shim's memory.
 const MAX_PROC_FILE: u64 = 1 << 20;
 
+/// `CAP_NET_BIND_SERVICE`, the one capability a container may keep (capabilities(7)).
+pub const NET_BIND_SERVICE: u64 = 1 << 10;
+
+/// `SECCOMP_MODE_FILTER` as `Seccomp` shows it (proc_pid_status(5)).
+pub const SECCOMP_FILTER: u32 = 2;
+
 /// A process's privileges as the kernel has them: `/proc/<pid>/status`, and its root from `mountinfo`.
 ///
 /// Ids are numbered as the reader's user namespace numbers them. Capability masks are written to JSON in
@@ -52,6 +58,49 @@ pub struct KernelView {
     pub root_read_only: Option<bool>,
 }
 
+impl KernelView {
+    /// The five capability sets, each by the kernel's name of it.
+    pub fn capability_sets(&self) -> [(&'static str, u64); 5] {
+        [
+            ("CapInh", self.cap_inheritable),
+            ("CapPrm", self.cap_permitted),
+            ("CapEff", self.cap_effective),
+            ("CapBnd", self.cap_bounding),
+            ("CapAmb", self.cap_ambient),
+        ]
+    }
+
+    /// Reads `/proc/<pid>/status`; the root is not in it.
+    ///
+    /// # Errors
+    /// The line that is missing or makes no sense.
+    pub fn parse(status: &str) -> Result<Self, &'static str> {
+        let value =
+            |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+        let hex = |key: &'static str| value(key).and_then(|v| u64::from_str_radix(v, 16).ok()).ok_or(key);
+        let number = |key: &'static str| value(key).and_then(|v| v.parse::<u32>().ok()).ok_or(key);
+        let list = |key: &'static str| {
+            let ids = value(key)?.split_ascii_whitespace().map(|id| id.parse().ok());
+            ids.collect::<Option<Vec<u32>>>()
+        };
+        let four = |key| list(key).and_then(|ids| <[u32; 4]>::try_from(ids).ok()).ok_or(key);
+        Ok(KernelView {
+            seccomp: number("Seccomp")?,
+            seccomp_filters: value("Seccomp_filters").and_then(|v| v.parse().ok()),
+            no_new_privs: number("NoNewPrivs")? == 1,
+            cap_inheritable: hex("CapInh")?,
+            cap_permitted: hex("CapPrm")?,
+            cap_effective: hex("CapEff")?,
+            cap_bounding: hex("CapBnd")?,
+            cap_ambient: hex("CapAmb")?,
+            uids: four("Uid")?,
+            gids: four("Gid")?,
+            groups: list("Groups").ok_or("Groups")?,
+            root_read_only: None,
+        })
+    }
+}
+
 /// Reads the view of `pid`. The caller holds a pidfd and checks after the call that the process still
 /// lives: only then was it that process which was read.
 pub fn kernel_view(pid: u32) -> Result<KernelView, Error> {
@@ -63,7 +112,7 @@ pub fn kernel_view(pid: u32) -> Result<KernelView, Error> {
 /// [`kernel_view`] of a process or a thread without its root, which takes a second file.
 pub fn privileges(id: u32) -> Result<KernelView, Error> {
     let path = PathBuf::from(format!("/proc/{id}/status"));
-    parse_status(&read(&path)?, &path)
+    KernelView::parse(&read(&path)?).map_err(|field| Error::Proc { path, field })
 }
 
 /// When `pid` began, in clock ticks since boot: field 22 of proc_pid_stat(5).
@@ -115,33 +164,6 @@ fn read(path: &Path) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn parse_status(text: &str, path: &Path) -> Result<KernelView, Error> {
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
-    let missing = |field| Error::Proc { path: path.to_owned(), field };
-    let hex = |key: &'static str| value(key).and_then(|v| u64::from_str_radix(v, 16).ok()).ok_or_else(|| missing(key));
-    let number = |key: &'static str| value(key).and_then(|v| v.parse::<u32>().ok()).ok_or_else(|| missing(key));
-    let list = |key: &'static str| {
-        value(key)
-            .and_then(|v| v.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>())
-            .ok_or_else(|| missing(key))
-    };
-    let four = |key| <[u32; 4]>::try_from(list(key)?).map_err(|_| missing(key));
-    Ok(KernelView {
-        seccomp: number("Seccomp")?,
-        seccomp_filters: value("Seccomp_filters").and_then(|v| v.parse().ok()),
-        no_new_privs: number("NoNewPrivs")? == 1,
-        cap_inheritable: hex("CapInh")?,
-        cap_permitted: hex("CapPrm")?,
-        cap_effective: hex("CapEff")?,
-        cap_bounding: hex("CapBnd")?,
-        cap_ambient: hex("CapAmb")?,
-        uids: four("Uid")?,
-        gids: four("Gid")?,
-        groups: list("Groups")?,
-        root_read_only: None,
-    })
-}
-
 fn root_read_only(pid: u32) -> Option<bool> {
     let file = File::open(format!("/proc/{pid}/mountinfo")).ok()?;
     parse_root(BufReader::with_capacity(1024, file.take(MAX_PROC_FILE)))
@@ -191,7 +213,7 @@ mod tests {
 
     #[test]
     fn status_lines_become_a_view() {
-        let view = parse_status(STATUS, Path::new("status")).unwrap();
+        let view = KernelView::parse(STATUS).unwrap();
         assert_eq!((view.seccomp, view.seccomp_filters, view.no_new_privs), (2, Some(2), true));
         assert_eq!((view.cap_effective, view.cap_bounding), (0x400, 0x1ff_ffff_ffff));
         assert_eq!((view.uids, view.gids), ([1000, 1001, 1002, 1003], [5, 6, 7, 8]));
@@ -202,15 +224,15 @@ mod tests {
     fn a_status_without_a_line_is_an_error_and_not_a_zero() {
         for key in ["Seccomp:", "NoNewPrivs:", "CapEff:\t0", "CapAmb:", "Uid:", "Groups:"] {
             let text = STATUS.replace(key, "Gone:");
-            assert!(parse_status(&text, Path::new("status")).is_err(), "{key}");
+            assert!(KernelView::parse(&text).is_err(), "{key}");
         }
         let older = STATUS.replace("Seccomp_filters:", "Gone:");
-        assert_eq!(parse_status(&older, Path::new("status")).unwrap().seccomp_filters, None);
+        assert_eq!(KernelView::parse(&older).unwrap().seccomp_filters, None);
     }
 
     #[test]
     fn masks_are_hexadecimal_text_in_json() {
-        let view = parse_status(STATUS, Path::new("status")).unwrap();
+        let view = KernelView::parse(STATUS).unwrap();
         let json = serde_json::to_value(&view).unwrap();
         assert_eq!(json["cap_bounding"], "000001ffffffffff");
         assert_eq!(serde_json::from_value::<KernelView>(json).unwrap(), view);

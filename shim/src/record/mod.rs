@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::idmap::IdMap;
 
 pub use controls::Controls;
-pub use kernel::{KernelView, cgroup_paths, has_executed, init_start_ticks, kernel_view, privileges};
+pub use kernel::{
+    KernelView, NET_BIND_SERVICE, SECCOMP_FILTER, cgroup_paths, has_executed, init_start_ticks, kernel_view, privileges,
+};
 pub use store::{Listing, MAX_RECORD, RUN_DIR, Store, container_dir, record_path, validate_id, validate_namespace};
 
 /// The layout of [`Record`]; raised only when an old reader would misread a new record.

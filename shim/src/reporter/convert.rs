@@ -2,6 +2,8 @@
 
 use curb_proto::v1;
 
+use crate::cgroup::DeviceProgram;
+use crate::idmap::{Extent, IdMap};
 use crate::record::{self, KernelView, Record};
 
 /// The whole message, save what only the kernel can tell now.
@@ -18,6 +20,7 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         uid: identity.sandbox_uid,
         sandbox_id: identity.sandbox_id,
     };
+    let controls = record.controls.unwrap_or_default();
     v1::Agent {
         id: record.id,
         containerd_namespace: record.namespace,
@@ -43,7 +46,22 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         exit: record.exit.map(|exit| v1::Exit { status: exit.status, at: time(&exit.at) }),
         usage: None,
         curb_version: record.curb_version,
+        user_namespace: record.user_namespace.as_ref().map(id_map),
+        apparmor_profile: controls.apparmor.unwrap_or_default(),
+        selinux_label: controls.selinux.unwrap_or_default(),
+        devices: devices(controls.devices, controls.device_program),
     }
+}
+
+fn id_map(map: &IdMap) -> v1::IdMap {
+    let extent = |it: &Extent| v1::IdExtent { container_id: it.container_id, host_id: it.host_id, size: it.size };
+    v1::IdMap { uids: map.uids.iter().map(extent).collect(), gids: map.gids.iter().map(extent).collect() }
+}
+
+fn devices(list: Option<String>, program: Option<DeviceProgram>) -> Option<v1::Devices> {
+    let program = program.map(|program| v1::DeviceProgram { id: program.id, tag: program.tag });
+    let control = list.map(v1::devices::Control::List).or(program.map(v1::devices::Control::Program));
+    control.map(|control| v1::Devices { control: Some(control) })
 }
 
 /// A process's privileges.
@@ -145,6 +163,24 @@ mod tests {
         let expected = prost_types::Timestamp { seconds: 1_709_251_199, nanos: 123_456_789 };
         assert_eq!(parsed, Some(expected));
         assert_eq!(time("yesterday"), None);
+    }
+
+    #[test]
+    fn what_a_container_is_held_to_is_told() {
+        let mut record = Record::new("default", "a", Verdict::Admit, Mode::Enforce, UNIX_EPOCH);
+        assert_eq!((agent(record.clone()).devices, agent(record.clone()).user_namespace), (None, None));
+        record.user_namespace = IdMap::parse("0:100000:65536", "0:200000:65536");
+        record.controls = Some(record::Controls {
+            device_program: Some(DeviceProgram { id: 7, tag: "00ff".to_owned() }),
+            apparmor: Some("cri-containerd.apparmor.d".to_owned()),
+            ..record::Controls::default()
+        });
+        let told = agent(record);
+        let program = v1::DeviceProgram { id: 7, tag: "00ff".to_owned() };
+        assert_eq!(told.devices.and_then(|it| it.control), Some(v1::devices::Control::Program(program)));
+        let map = told.user_namespace.expect("map");
+        assert_eq!((map.uids[0].host_id, map.gids[0].host_id, map.gids[0].size), (100_000, 200_000, 65_536));
+        assert_eq!((told.apparmor_profile.as_str(), told.selinux_label.as_str()), ("cri-containerd.apparmor.d", ""));
     }
 
     #[test]

@@ -233,10 +233,7 @@ impl Container {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let start = start.ok_or_else(|| self.wrong_state("start"))?;
         let started = async {
-            if let Some(devices) = self.devices {
-                let checked = self.cgroup.check_devices(devices);
-                checked.map_err(|error| TaskError::failed("confine the container to its devices", &error))?;
-            }
+            self.check_devices()?;
             start.start().await.map_err(|error| TaskError::Failed(chain(&error)))?;
             self.verify(self.init.pid())
         };
@@ -260,6 +257,13 @@ impl Container {
             &TaskStart { container_id: self.id.clone(), pid: pid.unsigned_abs(), ..Default::default() },
         );
         Ok(pid)
+    }
+
+    /// Proves, before anything of the pod's runs, that it is still confined to its devices.
+    pub(super) fn check_devices(&self) -> Result<(), TaskError> {
+        let Some(devices) = &self.devices else { return Ok(()) };
+        let checked = self.cgroup.check_devices(devices);
+        checked.map_err(|error| TaskError::failed("confine the container to its devices", &error))
     }
 
     /// Reads from the kernel what it enforces on `pid` and holds that against the floor.

@@ -263,7 +263,7 @@ impl Pod {
             let limits =
                 cgroup.limit(&asked).await.map_err(|error| TaskError::failed("limit the container", &error))?;
             let filters = (created.filter_count, created.filters.clone());
-            report.created(created.init.pid, &cgroup, &limits, filters);
+            report.created(created.init.pid, &cgroup, &limits, devices.as_ref(), filters);
             report.write().map_err(|error| TaskError::failed("write the container's record", &error))?;
             let process = hardened.spec().process().as_ref();
             let args = process.and_then(|process| process.args().as_deref()).unwrap_or_default();

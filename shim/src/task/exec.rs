@@ -196,6 +196,7 @@ impl Container {
     async fn launch_exec(&self, pod: &Pod, exec: &Exec) -> Result<i32, TaskError> {
         let init =
             self.init.pidfd().ok_or_else(|| TaskError::FailedPrecondition("container must be created".to_owned()))?;
+        self.check_devices()?;
         let endpoints = exec.process.endpoints();
         let context = IoContext {
             container_id: self.id.clone(),

@@ -5,23 +5,19 @@ use std::time::SystemTime;
 use oci_spec::runtime::{Capability, LinuxResources, Spec};
 
 use super::pinned::Pinned;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, DeviceControl, DeviceProgram};
 use crate::children;
 use crate::error::chain;
 use crate::idmap::IdMap;
+use crate::launch::Labels;
 use crate::policy::{self, ContainerFloor, Denied, Hardened};
 use crate::record::{
-    self, Change, Controls, Denial, Exit, Identity, KernelView, Limits, Mode, Record, State, Store, Verdict,
+    self, Change, Controls, Denial, Exit, Identity, KernelView, Limits, Mode, NET_BIND_SERVICE, Record, SECCOMP_FILTER,
+    State, Store, Verdict,
 };
-
-/// `CAP_NET_BIND_SERVICE`, the one capability a pod may keep (capabilities(7)).
-const NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// `SECCOMP_MODE_DEAD`: a filter killed the process.
 const SECCOMP_DEAD: u32 = 3;
-
-/// `SECCOMP_MODE_FILTER` as `/proc/<pid>/status` shows it (proc_pid_status(5)).
-const SECCOMP_FILTER: u32 = 2;
 
 /// The record of one container and the place it is written to.
 pub struct Report {
@@ -96,13 +92,14 @@ impl Report {
         };
     }
 
-    /// Init exists and waits; `limits` are what the kernel says of its cgroup, `filters` the number and digests of those
-    /// it will carry beyond the daemon's own.
+    /// Init exists and waits; `limits` are what the kernel says of its cgroup, `devices` what confines it on cgroup v2,
+    /// `filters` the number and digests of those it will carry beyond the daemon's own.
     pub fn created(
         &mut self,
         pid: i32,
         cgroup: &Cgroup,
         limits: &cgroup::Limits,
+        devices: Option<&DeviceProgram>,
         (count, filters): (u32, record::Filters),
     ) {
         let pid = pid.unsigned_abs();
@@ -110,7 +107,12 @@ impl Report {
             let own = record::privileges(std::process::id()).ok();
             controls.inherited_filters = own.and_then(|own| own.seccomp_filters).unwrap_or(0);
             controls.pod_filters = count.saturating_sub(1);
-            controls.devices = cgroup.device_list().ok().flatten();
+            controls.device_program = devices.cloned();
+            controls.devices = match cgroup.devices() {
+                Ok(DeviceControl::List(list)) => Some(list),
+                // A record without either of the two is a fault to whoever verifies it.
+                Ok(DeviceControl::Programs(_)) | Err(_) => None,
+            };
         }
         self.record.state = State::Created;
         self.record.pid = Some(pid);
@@ -182,14 +184,7 @@ pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> R
     if let Some(found) = view.seccomp_filters.filter(|found| *found < filters) {
         return Err(format!("Seccomp_filters is {found}, not {filters}"));
     }
-    let sets = [
-        ("CapInh", view.cap_inheritable),
-        ("CapPrm", view.cap_permitted),
-        ("CapEff", view.cap_effective),
-        ("CapBnd", view.cap_bounding),
-        ("CapAmb", view.cap_ambient),
-    ];
-    for (name, set) in sets {
+    for (name, set) in view.capability_sets() {
         if set & !NET_BIND_SERVICE != 0 {
             return Err(format!("{name} is {set:016x}"));
         }
@@ -235,7 +230,10 @@ fn controls(hardened: &Hardened) -> Controls {
     let capabilities = process.and_then(|process| process.capabilities().as_ref());
     let bounding = capabilities.and_then(|capabilities| capabilities.bounding().as_ref());
     let max = hardened.floor().max();
+    let labels = process.map(Labels::of).unwrap_or_default();
     Controls {
+        apparmor: labels.apparmor,
+        selinux: labels.selinux,
         net_bind_service: bounding.is_some_and(|set| set.contains(&Capability::NetBindService)),
         root_allowed: hardened.role() == policy::Role::Sandbox,
         masked_paths: linux.map(|linux| beyond(linux.masked_paths(), &policy::floor::MASKED)).unwrap_or_default(),

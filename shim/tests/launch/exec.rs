@@ -156,3 +156,63 @@ pub async fn a_container_that_ended_takes_no_exec() {
     let error = launcher().exec(request).await.expect_err("init ended");
     assert!(chain(&error).contains("not running"), "{error}");
 }
+
+pub async fn what_stands_in_for_a_device_is_not_opened() {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let bundle = Bundle::args(&["sleep", "100"]);
+    let init = running(&bundle).await;
+    for (name, terminal) in [("null", false), ("pts/ptmx", true)] {
+        // As a volume there could have it: to open some devices is to use them, and a pipe tells that it was opened.
+        let path = format!("/proc/{}/root/dev/{name}", init.pid);
+        let fifo = format!("/proc/{}/root/dev/curb-test-{}", init.pid, name.len());
+        nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("fifo");
+        match terminal {
+            false => fs::rename(&fifo, &path).expect("rename"),
+            true => {
+                let script = "mount --bind \"$1\" \"$2\"";
+                let target = init.pid.to_string();
+                let (inner, over) = (format!("/dev/curb-test-{}", name.len()), format!("/dev/{name}"));
+                let entered = std::process::Command::new("nsenter")
+                    .args(["-t", &target, "-m", "--", "/bin/busybox", "sh", "-c", script, "sh", &inner, &over])
+                    .status();
+                assert!(entered.expect("nsenter").success());
+            }
+        }
+        let reader = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("open");
+        let (mut request, _output) = bundle.exec(&init, &["true"]);
+        (request.stdin, request.stdout, request.stderr, request.terminal) = (None, None, None, terminal);
+        let error = chain(&launcher().exec(request).await.expect_err("a pipe for a device"));
+        assert!(error.contains("another device"), "{error}");
+        let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).expect("poll");
+        // Who reads a pipe is told that somebody who could write came and went.
+        assert!(!polled[0].any().expect("events"), "{name} was opened");
+    }
+    kill(&init).await;
+}
+
+/// As CVE-2019-5736, by a container that waits for an exec.
+pub async fn the_binary_of_the_node_cannot_be_written_by_whom_an_exec_joins() {
+    let exe = env!("CARGO_BIN_EXE_containerd-shim-curb-v1");
+    let before = fs::read(exe).expect("read");
+    let script = "while true; do for f in /proc/[0-9]*/exe; do (echo hacked >> $f) 2>/dev/null; done; done";
+    let mut bundle = Bundle::sh(script);
+    // As the user who may write the file, were it not for the mount.
+    bundle.spec["process"]["user"] = json!({ "uid": 0, "gid": 0 });
+    let entry = bundle.rootfs().join("entry");
+    fs::write(&entry, "#!/proc/self/exe\n").expect("write");
+    fs::set_permissions(&entry, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let init = running(&bundle).await;
+    for round in 0..20 {
+        let program = if round % 2 == 0 { "true" } else { "/entry" };
+        let (request, _output) = bundle.exec(&init, &[program]);
+        if let Ok(Running { process, .. }) = launcher().exec(request).await {
+            wait(&process).await;
+        }
+    }
+    assert_eq!(fs::read(exe).expect("read"), before);
+    kill(&init).await;
+}

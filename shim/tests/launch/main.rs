@@ -24,8 +24,10 @@ macro_rules! tests {
 mod create;
 mod exec;
 mod failure;
+mod fuse;
 mod hostile;
 mod labels;
+mod races;
 mod userns;
 
 const TESTS: &[Test] = tests![
@@ -48,6 +50,8 @@ const TESTS: &[Test] = tests![
     exec::an_exec_has_a_terminal,
     exec::an_exec_keeps_its_limits_and_directory,
     exec::a_container_that_ended_takes_no_exec,
+    exec::what_stands_in_for_a_device_is_not_opened,
+    exec::the_binary_of_the_node_cannot_be_written_by_whom_an_exec_joins,
     hostile::a_link_for_dev_leaves_the_node_untouched,
     hostile::a_link_in_place_of_proc_or_sys_leaves_the_node_untouched,
     hostile::links_for_devices_leave_the_node_untouched,
@@ -79,6 +83,10 @@ const TESTS: &[Test] = tests![
     failure::a_create_that_is_dropped_leaves_nothing,
     failure::a_fifo_as_a_source_is_bounded,
     failure::a_hook_that_hangs_is_bounded,
+    fuse::a_volume_whose_server_hangs_is_bounded,
+    races::a_null_device_swapped_under_the_masks_unmasks_nothing,
+    races::a_console_swapped_for_a_link_puts_no_terminal_on_proc,
+    races::a_mount_point_swapped_for_a_link_leads_no_volume_onto_proc,
 ];
 
 fn main() {

@@ -20,6 +20,7 @@ use curb::record::{self, Controls, Mode, Record, State, Store, Verdict};
 use curb::sys::seccomp_install;
 use curb_seccomp_profiles::bpf::{Instruction, op, ret};
 use curb_seccomp_profiles::{Arch, Program, floor, floor_digest};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -66,6 +67,13 @@ fn carry(word: &str) {
     let install = |program: &Program| seccomp_install(program, 0).expect("install");
     let mut changed = native_floor().instructions().to_vec();
     changed.last_mut().expect("instruction").k ^= 1;
+    let word = match word.strip_prefix("within-") {
+        Some(namespace) => {
+            nix::sched::setns(fs::File::open(namespace).expect("open"), CloneFlags::CLONE_NEWUSER).expect("setns");
+            "floor"
+        }
+        None => word,
+    };
     match word {
         "nothing" => {}
         "floor" => install(native_floor()),

@@ -1,6 +1,11 @@
 //! What is asked of the processes, and what the kernel answers.
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use curb::cgroup::{Cgroup, DeviceProgram};
+use curb::idmap::IdMap;
+use oci_spec::runtime::LinuxResources;
 
 use super::*;
 
@@ -24,7 +29,98 @@ pub const ALL: &[Test] = tests![
     a_paused_process_is_told_and_not_waited_for,
     a_later_process_of_the_same_pid_is_not_init,
     who_cannot_be_looked_at_is_two,
+    the_mapping_of_a_user_namespace_is_compared_with_the_record,
+    a_label_that_is_not_the_recorded_one_is_a_fault,
+    a_device_program_that_was_detached_is_a_fault,
 ];
+
+fn the_mapping_of_a_user_namespace_is_compared_with_the_record() {
+    let map = IdMap::parse("0:100000:65536", "0:200000:65536").expect("map");
+    let namespace = map.make_namespace().expect("namespace");
+    let carrier = Carrier::start(&format!("within-/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()));
+    let node = Node::with(&carrier, &no_cgroup());
+    let says = "uids 0+65536 at 100000, gids 0+65536 at 200000".to_owned();
+    let other = IdMap::parse("0:100000:65536", "0:200000:65535");
+    for (recorded, verdict) in [(Some(map), "ok"), (other, "fail"), (None, "fail")] {
+        node.change(|record| record.user_namespace = recorded);
+        assert_eq!(found(&node.verify().1, "user namespace"), [(verdict.to_owned(), says.clone(), 1)]);
+    }
+    let carrier = Carrier::start("floor");
+    let node = Node::with(&carrier, &no_cgroup());
+    for (recorded, verdict) in [(None, "ok"), (IdMap::parse("0:0:4294967295", "0:0:4294967295"), "fail")] {
+        node.change(|record| record.user_namespace = recorded);
+        let own = (verdict.to_owned(), "the node's own".to_owned(), 1);
+        assert_eq!(found(&node.verify().1, "user namespace"), [own]);
+    }
+}
+
+fn a_label_that_is_not_the_recorded_one_is_a_fault() {
+    type Record = fn(&mut Controls);
+    let controls: [(&str, Record); 2] = [
+        ("apparmor profile", |controls| controls.apparmor = Some("curb-no-such-profile".to_owned())),
+        ("selinux label", |controls| controls.selinux = Some("no:such:context_t:s0".to_owned())),
+    ];
+    for (control, change) in controls {
+        // Two threads: each is asked.
+        let carrier = Carrier::start("one-bare-thread");
+        let node = Node::with(&carrier, &no_cgroup());
+        let before = found(&node.verify().1, control);
+        assert!(before.len() == 1 && before[0].0 == "ok" && before[0].2 == 2, "{before:?}");
+        node.change(|record| change(record.controls.as_mut().unwrap()));
+        let after = found(&node.verify().1, control);
+        assert!(after.len() == 1 && after[0].0 == "fail" && after[0].2 == 2, "{after:?}");
+    }
+}
+
+/// Set in the process that has the unified hierarchy where it is looked for.
+const INSIDE: &str = "CURB_TEST_UNIFIED";
+
+fn a_device_program_that_was_detached_is_a_fault() {
+    if std::env::var_os(INSIDE).is_none() {
+        let script = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe().expect("own path"));
+        let output = command.arg("a_device_program_that").env(INSIDE, "1").output().expect("unshare");
+        let told = String::from_utf8_lossy(&output.stdout);
+        let passed = output.status.success() && told.contains("... ok");
+        assert!(passed, "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let name = format!("/curb-test-verify-devices-{}", std::process::id());
+    let cgroup = Cgroup::of(Some(&name), "unused").expect("name");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    runtime.block_on(cgroup.create(None, &LinuxResources::default())).expect("create");
+    let scratch = ScratchDir(cgroup.directory("").expect("directory"));
+    let program = cgroup.confine_devices(None).expect("confine").expect("a program");
+    let carrier = Carrier::start("floor");
+    let node = Node::with(&carrier, &name);
+    let record = |program: &DeviceProgram| {
+        node.change(|record| record.controls.as_mut().unwrap().device_program = Some(program.clone()));
+        let found = found(&node.verify().1, "devices");
+        assert_eq!(found.len(), 1);
+        (found[0].0.clone(), found[0].1.clone())
+    };
+    let attached = format!("program {}, tag {}", program.id, program.tag);
+    assert_eq!(record(&program), ("ok".to_owned(), attached.clone()));
+    for other in
+        [DeviceProgram { id: program.id + 1, ..program.clone() }, DeviceProgram { tag: "0".into(), ..program.clone() }]
+    {
+        assert_eq!(record(&other), ("fail".to_owned(), attached.clone()));
+    }
+    // The only way to be rid of it from here: the cgroup goes, and one of its name comes.
+    fs::remove_dir(&scratch.0).expect("remove");
+    fs::create_dir(&scratch.0).expect("make again");
+    assert_eq!(record(&program), ("fail".to_owned(), "no program is attached".to_owned()));
+}
+
+/// A directory that goes with the test.
+struct ScratchDir(PathBuf);
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
 
 fn the_floor_comes_back_byte_for_byte() {
     let carrier = Carrier::start("floor");

@@ -7,9 +7,10 @@ mod program;
 mod rules;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, LinuxDeviceCgroup, LinuxDeviceType};
+use serde::{Deserialize, Serialize};
 
 pub use rules::RuleError;
 
@@ -40,21 +41,53 @@ const fn char(major: u32, minor: Option<u32>) -> Devices {
     Devices { kind: Kind::Char, major: Some(major), minor }
 }
 
-/// A device program in the kernel, by its id. The cgroup it is attached to keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceProgram(u32);
+/// A device program in the kernel. The cgroup it is attached to keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceProgram {
+    /// Its number, which no other has until it is gone.
+    pub id: u32,
+    /// The kernel's digest of its instructions as they were loaded (`tag` in bpftool-prog(8)), 16 hexadecimal digits.
+    pub tag: String,
+}
+
+impl DeviceProgram {
+    fn of(program: &OwnedFd) -> io::Result<Self> {
+        let (id, tag) = sys::bpf_program_identity(program)?;
+        Ok(DeviceProgram { id, tag: crate::hex::encode(&tag) })
+    }
+}
+
+/// What the kernel holds of a cgroup's devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceControl {
+    /// What may be opened, on v1: `devices.list`.
+    List(String),
+    /// The programs attached to the cgroup, on v2; each must allow an access.
+    Programs(Vec<DeviceProgram>),
+}
 
 impl Cgroup {
-    /// The kernel's list of what the container may open (`devices.list`); `None` on v2, which has no such file.
+    /// What the kernel confines the container to.
     ///
     /// # Errors
     /// [`CgroupError`] naming the file.
-    pub fn device_list(&self) -> Result<Option<String>, CgroupError> {
+    pub fn devices(&self) -> Result<DeviceControl, CgroupError> {
         if self.version == Version::V2 {
-            return Ok(None);
+            return self.device_programs().map(DeviceControl::Programs);
         }
         let text = self.open("devices")?.read("devices.list");
-        text.map(Some).map_err(|source| self.unread("devices", "devices.list", source))
+        text.map(DeviceControl::List).map_err(|source| self.unread("devices", "devices.list", source))
+    }
+
+    fn device_programs(&self) -> Result<Vec<DeviceProgram>, CgroupError> {
+        let look = |id| match sys::bpf_program(id) {
+            // Detached since it was listed, as systemd does with its own when it is reloaded.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+            opened => Some(opened.and_then(|program| DeviceProgram::of(&program))),
+        };
+        let listed =
+            sys::bpf_cgroup_devices(self.open("")?.as_fd()).and_then(|ids| ids.into_iter().filter_map(look).collect());
+        listed.map_err(|source| self.device_error("list the device programs of", source))
     }
 
     /// Confines the container to the devices its spec allows and the default ones; returns the program that does so on
@@ -85,10 +118,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError::NoDeviceProgram`] if not.
-    pub fn check_devices(&self, program: DeviceProgram) -> Result<(), CgroupError> {
-        let attached = sys::bpf_cgroup_devices(self.open("")?.as_fd())
-            .map_err(|source| self.device_error("list the device programs of", source))?;
-        match attached.contains(&program.0) {
+    pub fn check_devices(&self, program: &DeviceProgram) -> Result<(), CgroupError> {
+        match self.device_programs()?.contains(program) {
             true => Ok(()),
             false => Err(CgroupError::NoDeviceProgram(self.path.clone())),
         }
@@ -99,13 +130,13 @@ impl Cgroup {
         let dir = self.open("")?;
         let program = sys::bpf_load_cgroup_device(&code)
             .map_err(|source| self.device_error("load a device program for", source))?;
-        let id = sys::bpf_program_id(&program)
-            .map_err(|source| self.device_error("look at the device program of", source))?;
+        let attached =
+            DeviceProgram::of(&program).map_err(|source| self.device_error("look at the device program of", source))?;
         // Beside others that may be there: all are asked, and one that denies is enough.
         sys::bpf_attach_cgroup_device(dir.as_fd(), &program)
             .map_err(|source| self.device_error("attach a device program to", source))?;
-        self.check_devices(DeviceProgram(id))?;
-        Ok(DeviceProgram(id))
+        self.check_devices(&attached)?;
+        Ok(attached)
     }
 
     fn device_error(&self, step: &'static str, source: io::Error) -> CgroupError {

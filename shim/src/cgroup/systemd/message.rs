@@ -15,6 +15,7 @@ const MEMBER: u8 = 3;
 const ERROR_NAME: u8 = 4;
 const REPLY_SERIAL: u8 = 5;
 const DESTINATION: u8 = 6;
+const SENDER: u8 = 7;
 const SIGNATURE: u8 = 8;
 
 /// The value of a unit's property.
@@ -183,6 +184,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Message {
     pub kind: Kind,
+    /// Who sent it, on a bus: its daemon puts in the unique name whatever the sender wrote.
+    pub sender: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -204,7 +207,7 @@ impl Message {
         let body = reader.word()? as usize;
         let mut reader = Reader { bytes: &bytes, at: 12 };
         let end = PREFIX.checked_add(reader.word()? as usize)?;
-        let (mut member, mut error, mut answered) = (None, None, None);
+        let (mut member, mut error, mut sender, mut answered) = (None, None, None, None);
         while reader.at < end {
             reader.align(8);
             let field = reader.byte()?;
@@ -212,6 +215,7 @@ impl Message {
                 "s" | "o" => match (field, reader.text()?) {
                     (MEMBER, text) => member = Some(text.to_owned()),
                     (ERROR_NAME, text) => error = Some(text.to_owned()),
+                    (SENDER, text) => sender = Some(text.to_owned()),
                     _ => {}
                 },
                 "g" => drop(reader.signature()?),
@@ -230,7 +234,7 @@ impl Message {
         };
         let begin = end.checked_next_multiple_of(8)?;
         let body = bytes.get(begin..).filter(|rest| rest.len() == body)?.to_vec();
-        Some(Self { kind, body })
+        Some(Self { kind, sender, body })
     }
 
     /// The arguments.
@@ -293,8 +297,8 @@ impl<'a> Reader<'a> {
 pub(super) mod tests {
     use super::*;
 
-    /// A reply or signal as a server would send it.
-    pub fn answer(kind: u8, serial: u32, name: Option<(u8, &str)>, body: Writer) -> Vec<u8> {
+    /// A reply or signal as a server would send it, with these texts in its header.
+    pub fn answer(kind: u8, serial: u32, texts: &[(u8, &str)], body: Writer) -> Vec<u8> {
         let mut header = Writer { bytes: vec![LITTLE_ENDIAN, kind, 0, PROTOCOL], signature: String::new() };
         header.put_word(body.bytes.len() as u32);
         header.put_word(77);
@@ -302,9 +306,9 @@ pub(super) mod tests {
             header.bytes.push(REPLY_SERIAL);
             header.put_signature("u");
             header.put_word(serial);
-            if let Some((field, text)) = name {
+            for (field, text) in texts {
                 header.align(8);
-                header.bytes.push(field);
+                header.bytes.push(*field);
                 header.put_signature("s");
                 header.put_text(text);
             }
@@ -350,18 +354,20 @@ pub(super) mod tests {
 
     #[test]
     fn an_answer_is_read_with_its_kind_and_arguments() {
-        let reply = Message::parse(answer(2, 7, None, Writer::default().text("/job/1"))).unwrap();
+        let reply = Message::parse(answer(2, 7, &[], Writer::default().text("/job/1"))).unwrap();
         assert_eq!(reply.kind, Kind::Reply(7));
         assert_eq!(reply.reader().text(), Some("/job/1"));
-        let error = Message::parse(answer(3, 8, Some((ERROR_NAME, "a.Failed")), Writer::default().text("no"))).unwrap();
+        let error = Message::parse(answer(3, 8, &[(ERROR_NAME, "a.Failed")], Writer::default().text("no"))).unwrap();
         assert_eq!(error.kind, Kind::Error(8, "a.Failed".to_owned()));
-        let signal = Message::parse(answer(4, 0, Some((MEMBER, "JobRemoved")), Writer::default())).unwrap();
+        let signal =
+            Message::parse(answer(4, 0, &[(SENDER, ":1.2"), (MEMBER, "JobRemoved")], Writer::default())).unwrap();
+        assert_eq!(signal.sender.as_deref(), Some(":1.2"));
         assert_eq!((signal.kind, signal.body.len()), (Kind::Signal("JobRemoved".to_owned()), 0));
     }
 
     #[test]
     fn a_message_cut_off_anywhere_is_refused() {
-        let whole = answer(3, 8, Some((ERROR_NAME, "a.Failed")), Writer::default().text("reason"));
+        let whole = answer(3, 8, &[(ERROR_NAME, "a.Failed")], Writer::default().text("reason"));
         for length in 0..whole.len() {
             assert!(Message::parse(whole[..length].to_vec()).is_none(), "{length}");
         }

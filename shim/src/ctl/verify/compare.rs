@@ -6,15 +6,12 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::expected::Expected;
+use super::labels::{Label, Module};
 use super::mounts::{Paths, Sight};
 use super::seen::{Container, Look, Namespaces, Process, Thread};
-use crate::record::{KernelView, Limits};
-
-/// `CAP_NET_BIND_SERVICE`, the one capability a container may keep (capabilities(7)).
-const NET_BIND_SERVICE: u64 = 1 << 10;
-
-/// `SECCOMP_MODE_FILTER`; without it a thread has no filter, unless one killed it.
-const SECCOMP_FILTER: u32 = 2;
+use crate::cgroup::{DeviceControl, DeviceProgram};
+use crate::idmap::{Extent, IdMap};
+use crate::record::{KernelView, Limits, NET_BIND_SERVICE, SECCOMP_FILTER};
 
 /// The namespaces a container may not share with the node. CRI asks for no cgroup namespace on cgroup v1.
 const APART: [&str; 5] = ["mnt", "pid", "net", "ipc", "uts"];
@@ -71,8 +68,14 @@ pub fn compare(expected: &Expected, seen: &Container) -> Vec<Finding> {
                 Err(reason) => findings.add("privileges", Verdict::Unknown, "none", reason, at),
             }
             namespaces(&seen.node, init, thread, at, &mut findings);
+            if !process.launching {
+                // Curb's own code is not under them yet, to the execve.
+                label(Module::AppArmor, expected.controls.apparmor.as_deref(), &thread.apparmor, at, &mut findings);
+                label(Module::SeLinux, expected.controls.selinux.as_deref(), &thread.selinux, at, &mut findings);
+            }
             cgroups(expected, thread, at, &mut findings);
         }
+        id_map(expected, &seen.node, process, &mut findings);
         paths(expected, process, &mut findings);
     }
     limits(expected, &seen.limits, &mut findings);
@@ -217,13 +220,7 @@ fn privileges(expected: &Expected, view: &KernelView, at: Option<(u32, u32)>, fi
         true => (NET_BIND_SERVICE, "NET_BIND_SERVICE at most, in all five sets"),
         false => (0, "none, in all five sets"),
     };
-    let sets = [
-        ("CapInh", view.cap_inheritable),
-        ("CapPrm", view.cap_permitted),
-        ("CapEff", view.cap_effective),
-        ("CapBnd", view.cap_bounding),
-        ("CapAmb", view.cap_ambient),
-    ];
+    let sets = view.capability_sets();
     let held: Vec<String> =
         sets.iter().filter(|(_, set)| *set != 0).map(|(name, set)| format!("{name} {set:016x}")).collect();
     let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
@@ -262,6 +259,60 @@ fn namespaces(
         true => findings.add(CONTROL, Verdict::Ok, wanted, "as expected", at),
         false => findings.add(CONTROL, Verdict::Fail, wanted, wrong.join(", "), at),
     }
+}
+
+fn label(
+    module: Module,
+    wanted: Option<&str>,
+    found: &Look<Option<Label>>,
+    at: Option<(u32, u32)>,
+    findings: &mut Findings,
+) {
+    let control = match module {
+        Module::AppArmor => "apparmor profile",
+        Module::SeLinux => "selinux label",
+    };
+    let says = wanted.unwrap_or("any: none was asked for");
+    match found {
+        Err(reason) => findings.add(control, Verdict::Unknown, says, reason, at),
+        Ok(None) => {
+            let none = format!("the node has no {}", module.name());
+            findings.check(control, wanted.is_none(), says, none, at);
+        }
+        Ok(Some(label)) => {
+            let holds = wanted.is_none_or(|wanted| module.holds(wanted, label));
+            findings.check(control, holds, says, label.to_string(), at);
+        }
+    }
+}
+
+fn id_map(expected: &Expected, node: &Namespaces, process: &Process, findings: &mut Findings) {
+    const CONTROL: &str = "user namespace";
+    const NODES: &str = "the node's own";
+    let at = Some((process.pid, process.pid));
+    let wanted = expected.user_namespace.as_ref().map_or(NODES.to_owned(), mapping);
+    let own = process.threads.first().map(|thread| &thread.namespaces);
+    match (own, &process.id_map) {
+        (Some(Ok(own)), _) if own.get("user").is_some() && own.get("user") == node.get("user") => {
+            findings.check(CONTROL, expected.user_namespace.is_none(), wanted, NODES, at);
+        }
+        (Some(Ok(_)), Ok(map)) => {
+            findings.check(CONTROL, expected.user_namespace.as_ref() == Some(map), wanted, mapping(map), at);
+        }
+        (Some(Err(reason)), _) | (_, Err(reason)) => findings.add(CONTROL, Verdict::Unknown, wanted, reason, at),
+        // Every thread ended while it was looked at.
+        (None, _) => {}
+    }
+}
+
+/// `uids 0+65536 at 100000, gids none`
+fn mapping(map: &IdMap) -> String {
+    let extents = |extents: &[Extent]| {
+        let say = |extent: &Extent| format!("{}+{} at {}", extent.container_id, extent.size, extent.host_id);
+        let said: Vec<String> = extents.iter().map(say).collect();
+        if said.is_empty() { "none".to_owned() } else { said.join(" and ") }
+    };
+    format!("uids {}, gids {}", extents(&map.uids), extents(&map.gids))
 }
 
 fn cgroups(expected: &Expected, thread: &Thread, at: Option<(u32, u32)>, findings: &mut Findings) {
@@ -366,20 +417,37 @@ fn number(value: Option<i64>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
-fn devices(expected: &Expected, seen: &Look<Option<String>>, findings: &mut Findings) {
-    let Some(wanted) = &expected.controls.devices else { return };
+fn devices(expected: &Expected, seen: &Look<DeviceControl>, findings: &mut Findings) {
+    const CONTROL: &str = "devices";
     let count = |text: &str| format!("{} rules", text.lines().count());
-    match seen {
-        Ok(Some(found)) => {
-            let (was, now): (BTreeSet<&str>, BTreeSet<&str>) = (wanted.lines().collect(), found.lines().collect());
-            let more: Vec<&str> = now.difference(&was).copied().collect();
-            let says =
-                if was == now { "the same".to_owned() } else { format!("{}; new: {}", count(found), more.join(", ")) };
-            findings.check("devices", was == now, format!("the {} of the start", count(wanted)), says, None);
+    let controls = &expected.controls;
+    let wanted = match (&controls.devices, &controls.device_program) {
+        (Some(list), _) => format!("the {} of the start", count(list)),
+        (None, Some(program)) => format!("program {} of the start, tag {}", program.id, program.tag),
+        (None, None) => "a list or a program, which the record does not name".to_owned(),
+    };
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(reason) => return findings.add(CONTROL, Verdict::Unknown, wanted, reason, None),
+    };
+    let (holds, says) = match seen {
+        DeviceControl::List(found) => {
+            let recorded: BTreeSet<&str> = controls.devices.iter().flat_map(|list| list.lines()).collect();
+            let now: BTreeSet<&str> = found.lines().collect();
+            let more: Vec<&str> = now.difference(&recorded).copied().collect();
+            match controls.devices.is_some() && recorded == now {
+                true => (true, "the same".to_owned()),
+                false => (false, format!("{}; new: {}", count(found), more.join(", "))),
+            }
         }
-        Ok(None) => findings.add("devices", Verdict::Fail, count(wanted), "no list", None),
-        Err(reason) => findings.add("devices", Verdict::Unknown, count(wanted), reason, None),
-    }
+        DeviceControl::Programs(attached) => {
+            let say = |program: &DeviceProgram| format!("program {}, tag {}", program.id, program.tag);
+            let said: Vec<String> = attached.iter().map(say).collect();
+            let says = if said.is_empty() { "no program is attached".to_owned() } else { said.join("; ") };
+            (controls.device_program.as_ref().is_some_and(|program| attached.contains(program)), says)
+        }
+    };
+    findings.check(CONTROL, holds, wanted, says, None);
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use curb_seccomp_profiles::{Arch, floor, floor_digest};
 
+use crate::idmap::IdMap;
 use crate::policy::floor::{MASKED, READ_ONLY};
 use crate::record::{Controls, Limits, Mode, Record};
 
@@ -24,6 +25,8 @@ pub struct Expected {
     pub running: bool,
     /// Its cgroups by hierarchy.
     pub cgroups: Vec<(String, String)>,
+    /// The mapping of its user namespace; `None` for the node's own.
+    pub user_namespace: Option<IdMap>,
     /// The rest.
     pub controls: Controls,
 }
@@ -40,6 +43,7 @@ impl Expected {
             limits: record.limits_enforced.clone(),
             running: record.exit.is_none() && record.pid.is_some(),
             cgroups: record.cgroup_paths.clone().into_iter().filter(|(_, path)| path != "/").collect(),
+            user_namespace: record.user_namespace.clone(),
             controls: record.controls.clone().unwrap_or_default(),
         }
     }

@@ -1,17 +1,19 @@
 //! Reads from the kernel what is true of a container's processes. Judges nothing, and takes no word of the container's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::filters;
+use super::labels::Module;
 use super::mounts;
 use super::seen::{Container, Look, Namespaces, Process, Thread};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::error::chain;
+use crate::idmap::IdMap;
 use crate::record::{self, Record};
 use crate::sys;
 
@@ -91,7 +93,7 @@ impl Node {
             }
         }
         let limits = cgroup.limits().map(|limits| crate::task::enforced(&limits)).map_err(|error| chain(&error));
-        let devices = cgroup.device_list().map_err(|error| chain(&error));
+        let devices = cgroup.devices().map_err(|error| chain(&error));
         Ok(Container { processes, limits, devices, ..self.empty() })
     }
 
@@ -125,13 +127,17 @@ fn process(pid: u32, frozen: bool, paths: &[&str]) -> Process {
         if is_dead(pid, tid) {
             continue;
         }
-        seen.push(Thread { tid, privileges, filters, stopped, namespaces: namespaces(&tid.to_string()), cgroups });
+        let namespaces = namespaces(&tid.to_string());
+        let (apparmor, selinux) = (Module::AppArmor.look(tid), Module::SeLinux.look(tid));
+        seen.push(Thread { tid, privileges, filters, stopped, namespaces, apparmor, selinux, cgroups });
     }
+    let map = File::open("/proc").and_then(|proc| IdMap::read(proc, pid.cast_signed()));
     Process {
         pid,
         init: false,
         launching: false,
         name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
+        id_map: map.map_err(|error| format!("read the id maps of {pid}: {error}")),
         paths: mounts::look(pid, paths),
         threads: seen,
     }

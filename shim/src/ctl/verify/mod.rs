@@ -10,6 +10,7 @@ mod compare;
 mod expected;
 mod filters;
 mod find;
+mod labels;
 mod look;
 mod mounts;
 mod report;

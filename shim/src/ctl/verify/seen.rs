@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::labels::Label;
 use super::mounts::Paths;
+use crate::cgroup::DeviceControl;
+use crate::idmap::IdMap;
 use crate::record::{KernelView, Limits};
 
 /// Something read from the kernel, or why it could not be.
@@ -16,8 +19,8 @@ pub struct Container {
     pub processes: Vec<Process>,
     /// The limits of its cgroup.
     pub limits: Look<Limits>,
-    /// `devices.list` of cgroup v1.
-    pub devices: Look<Option<String>>,
+    /// What confines it to its devices.
+    pub devices: Look<DeviceControl>,
     /// The namespaces of the node: this program's own.
     pub node: Namespaces,
 }
@@ -35,6 +38,8 @@ pub struct Process {
     pub name: String,
     /// Its threads that are not dead.
     pub threads: Vec<Thread>,
+    /// The mapping of its user namespace, in the ids of this program's own.
+    pub id_map: Look<IdMap>,
     /// The mounts it sees.
     pub paths: Look<Paths>,
 }
@@ -52,6 +57,10 @@ pub struct Thread {
     pub stopped: Option<Duration>,
     /// Its namespaces.
     pub namespaces: Look<Namespaces>,
+    /// Its AppArmor profile; `None` on a node without AppArmor.
+    pub apparmor: Look<Option<Label>>,
+    /// Its SELinux context; likewise.
+    pub selinux: Look<Option<Label>>,
     /// Its cgroups in the form of [`crate::record::Record::cgroup_paths`].
     pub cgroups: Look<BTreeMap<String, String>>,
 }

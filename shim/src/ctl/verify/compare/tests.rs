@@ -27,6 +27,8 @@ fn record() -> Record {
             ..Limits::default()
         },
         devices: Some("c 1:3 rwm\nc 1:5 rwm\n".to_owned()),
+        apparmor: Some("cri-containerd.apparmor.d".to_owned()),
+        selinux: Some("system_u:system_r:container_t:s0:c1,c2".to_owned()),
         masked_paths: vec!["/proc/own".to_owned()],
         ..Controls::default()
     });
@@ -65,9 +67,20 @@ fn thread(tid: u32) -> Thread {
         }),
         filters: Ok(vec![floor_bytes(), POD.to_vec()]),
         stopped: None,
-        namespaces: Ok(APART.iter().map(|name| (*name, 2)).collect()),
+        namespaces: Ok(namespaces(2)),
+        apparmor: Ok(label("cri-containerd.apparmor.d", "enforce")),
+        selinux: Ok(label("system_u:system_r:container_t:s0:c1,c2", "enforcing")),
         cgroups: Ok(cgroups("/pods/a")),
     }
+}
+
+fn label(name: &str, mode: &str) -> Option<Label> {
+    Some(Label { name: name.to_owned(), mode: mode.to_owned() })
+}
+
+/// All but the node's user namespace with this number.
+fn namespaces(inode: u64) -> Namespaces {
+    APART.iter().map(|name| (*name, inode)).chain([("user", 1)]).collect()
 }
 
 fn process(pid: u32) -> Process {
@@ -81,6 +94,7 @@ fn process(pid: u32) -> Process {
         launching: false,
         name: "agent".to_owned(),
         threads: vec![thread(pid), thread(pid + 1)],
+        id_map: Ok(IdMap::parse("0:0:4294967295", "0:0:4294967295").unwrap()),
         paths: Ok(Paths { root_read_only: true, at }),
     }
 }
@@ -89,8 +103,8 @@ fn container() -> Container {
     Container {
         processes: vec![process(10), process(20)],
         limits: Ok(kernel_limits()),
-        devices: Ok(Some("c 1:5 rwm\nc 1:3 rwm\n".to_owned())),
-        node: APART.iter().map(|name| (*name, 1)).collect(),
+        devices: Ok(DeviceControl::List("c 1:5 rwm\nc 1:3 rwm\n".to_owned())),
+        node: namespaces(1),
     }
 }
 
@@ -110,7 +124,7 @@ fn a_container_on_the_floor_has_one_line_a_control() {
     let findings = judge(&record(), &container());
     assert_eq!(controls(&findings, Verdict::Fail), [""; 0], "{findings:#?}");
     assert_eq!(controls(&findings, Verdict::Unknown), [""; 0]);
-    assert_eq!(findings.len(), 18, "{findings:#?}");
+    assert_eq!(findings.len(), 21, "{findings:#?}");
     let floor = findings.iter().find(|it| it.control == "seccomp floor").unwrap();
     assert_eq!(floor.threads, [(10, 10), (10, 11), (20, 20), (20, 21)]);
 }
@@ -121,7 +135,7 @@ fn each_control_that_one_thread_lacks_is_named_with_it() {
     fn view(thread: &mut Thread) -> &mut KernelView {
         thread.privileges.as_mut().unwrap()
     }
-    let broken: [(&str, Break); 20] = [
+    let broken: [(&str, Break); 28] = [
         ("seccomp floor", |it| *it.filters.as_mut().unwrap()[0].last_mut().unwrap() ^= 1),
         ("seccomp floor", |it| it.filters.as_mut().unwrap().reverse()),
         ("seccomp floor", |it| it.filters.as_mut().unwrap().clear()),
@@ -139,6 +153,14 @@ fn each_control_that_one_thread_lacks_is_named_with_it() {
         ("namespaces", |it| _ = it.namespaces.as_mut().unwrap().insert("net", 3)),
         ("namespaces", |it| _ = it.namespaces.as_mut().unwrap().remove("uts")),
         ("namespaces", |it| _ = it.namespaces.as_mut().unwrap().insert("cgroup", 3)),
+        ("apparmor profile", |it| it.apparmor = Ok(None)),
+        ("apparmor profile", |it| it.apparmor = Ok(label("unconfined", ""))),
+        ("apparmor profile", |it| it.apparmor = Ok(label("cri-containerd.apparmor.d", "complain"))),
+        ("selinux label", |it| it.selinux = Ok(None)),
+        ("selinux label", |it| it.selinux = Ok(label("system_u:system_r:container_t:s0:c1,c3", "enforcing"))),
+        ("selinux label", |it| it.selinux = Ok(label("system_u:system_r:spc_t:s0:c1,c2", "enforcing"))),
+        ("selinux label", |it| it.selinux = Ok(label("system_u:system_r:container_t:s0:c1,c2", "permissive"))),
+        ("namespaces", |it| _ = it.namespaces.as_mut().unwrap().insert("user", 3)),
         ("cgroup", |it| it.cgroups = Ok(cgroups("/pods/ab"))),
         ("cgroup", |it| drop(it.cgroups.as_mut().unwrap().insert("pids".to_owned(), "/".to_owned()))),
         ("cgroup", |it| drop(it.cgroups.as_mut().unwrap().remove("memory"))),
@@ -172,8 +194,8 @@ fn each_control_that_the_container_lacks_is_named() {
         ("cpu limit", |it| limits(it).cpu_quota = None),
         ("cpu limit", |it| limits(it).cpu_period = Some(50_000)),
         ("process limit", |it| limits(it).pids = None),
-        ("devices", |it| it.devices = Ok(Some("a *:* rwm\n".to_owned()))),
-        ("devices", |it| it.devices = Ok(None)),
+        ("devices", |it| it.devices = Ok(DeviceControl::List("a *:* rwm\n".to_owned()))),
+        ("devices", |it| it.devices = Ok(DeviceControl::Programs(Vec::new()))),
         ("read-only root", |it| paths(it).root_read_only = false),
         ("masked paths", |it| show(it, "/proc/kcore")),
         ("masked paths", |it| show(it, "/proc/own")),
@@ -190,14 +212,77 @@ fn each_control_that_the_container_lacks_is_named() {
 }
 
 #[test]
+fn a_user_namespace_has_the_mapping_of_the_record_in_every_process() {
+    let map = |first: u32| IdMap::parse(&format!("0:{first}:65536"), &format!("0:{first}:65536"));
+    let mapped = Record { user_namespace: map(100_000), ..record() };
+    let mut seen = container();
+    // Those of the node's own namespace.
+    let findings = judge(&mapped, &seen);
+    assert_eq!(controls(&findings, Verdict::Fail), ["user namespace"]);
+    for process in &mut seen.processes {
+        process.id_map = Ok(map(100_000).unwrap());
+        process.threads.iter_mut().for_each(|it| _ = it.namespaces.as_mut().unwrap().insert("user", 2));
+    }
+    let findings = judge(&mapped, &seen);
+    assert_eq!(controls(&findings, Verdict::Fail), [""; 0]);
+    assert!(findings.iter().any(|it| it.found == "uids 0+65536 at 100000, gids 0+65536 at 100000"), "{findings:#?}");
+    // The record knows of none.
+    assert_eq!(controls(&judge(&record(), &seen), Verdict::Fail), ["user namespace"]);
+    seen.processes[1].id_map = Ok(map(0).unwrap());
+    let findings = judge(&mapped, &seen);
+    let failed: Vec<_> = findings.iter().filter(|it| it.verdict == Verdict::Fail).collect();
+    assert!(failed.len() == 1 && failed[0].threads == [(20, 20)], "{failed:#?}");
+    seen.processes[1].id_map = Err("gone".to_owned());
+    assert_eq!(controls(&judge(&mapped, &seen), Verdict::Unknown), ["user namespace"]);
+}
+
+#[test]
+fn on_cgroup_v2_the_program_of_the_record_is_still_attached() {
+    let program = |id, tag: &str| DeviceProgram { id, tag: tag.to_owned() };
+    let mut record = record();
+    let controls_of = record.controls.as_mut().unwrap();
+    (controls_of.devices, controls_of.device_program) = (None, Some(program(7, "aa")));
+    let with = |programs| Container { devices: Ok(DeviceControl::Programs(programs)), ..container() };
+    // systemd's own may be beside it.
+    let seen = with(vec![program(5, "bb"), program(7, "aa")]);
+    assert_eq!(controls(&judge(&record, &seen), Verdict::Fail), [""; 0]);
+    for programs in [vec![], vec![program(7, "bb")], vec![program(8, "aa")]] {
+        assert_eq!(controls(&judge(&record, &with(programs)), Verdict::Fail), ["devices"]);
+    }
+    record.controls.as_mut().unwrap().device_program = None;
+    for seen in [seen, container()] {
+        assert_eq!(controls(&judge(&record, &seen), Verdict::Fail), ["devices"], "the record names neither");
+    }
+}
+
+#[test]
+fn where_no_label_was_asked_for_any_passes_and_what_cannot_be_read_is_told() {
+    let mut record = record();
+    let controls_of = record.controls.as_mut().unwrap();
+    (controls_of.apparmor, controls_of.selinux) = (None, None);
+    let mut seen = container();
+    for thread in seen.processes.iter_mut().flat_map(|process| &mut process.threads) {
+        (thread.apparmor, thread.selinux) = (Ok(None), Ok(label("unconfined_u:unconfined_r:unconfined_t:s0", "")));
+    }
+    let findings = judge(&record, &seen);
+    assert_eq!(controls(&findings, Verdict::Fail), [""; 0]);
+    assert!(findings.iter().any(|it| it.found == "the node has no AppArmor"), "{findings:#?}");
+    seen.processes[0].threads[0].apparmor = Err("EINVAL".to_owned());
+    assert_eq!(controls(&judge(&record, &seen), Verdict::Unknown), ["apparmor profile"]);
+}
+
+#[test]
 fn a_record_that_was_tampered_with_does_not_pass() {
     type Break = fn(&mut Record);
-    let broken: [(&str, Break); 6] = [
+    let broken: [(&str, Break); 9] = [
         ("floor", |it| it.mode = Mode::Audit),
         ("record", |it| it.filters.floor = None),
         ("seccomp profile", |it| it.filters.pod = Some("sha256:0".to_owned())),
         ("memory limit", |it| it.limits_enforced.memory = None),
         ("cgroup", |it| it.cgroup_paths.clear()),
+        ("devices", |it| it.controls.as_mut().unwrap().devices = None),
+        ("apparmor profile", |it| it.controls.as_mut().unwrap().apparmor = Some("another".to_owned())),
+        ("user namespace", |it| it.user_namespace = Some(IdMap::default())),
         ("seccomp floor", |it| it.controls.as_mut().unwrap().inherited_filters = 1),
     ];
     for (control, change) in broken {
@@ -224,10 +309,11 @@ fn what_could_not_be_asked_is_neither_good_nor_bad() {
     }
     seen.processes[1].paths = Err("gone".to_owned());
     seen.processes[1].threads[0].privileges = Err("gone".to_owned());
+    seen.devices = Err("gone".to_owned());
     seen.limits = Err("gone".to_owned());
     let findings = judge(&record(), &seen);
     assert_eq!(controls(&findings, Verdict::Fail), [""; 0]);
-    assert_eq!(controls(&findings, Verdict::Unknown), ["seccomp floor", "privileges", "mounts", "limits"]);
+    assert_eq!(controls(&findings, Verdict::Unknown), ["seccomp floor", "privileges", "mounts", "limits", "devices"]);
     let nothing = Container { processes: Vec::new(), ..container() };
     assert_eq!(controls(&judge(&record(), &nothing), Verdict::Unknown), ["processes"]);
     let mut ended = record();
