@@ -2,15 +2,20 @@
 
 use oci_spec::runtime::{
     Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount,
-    Spec,
+    Process, Spec,
 };
 
+use super::facts::{clean, hooks};
 use super::floor::{
-    HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS,
-    PRIVILEGED, RUN_AS_ROOT, START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, MAC_LABEL,
+    NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE,
+    START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
-use super::{Change, ContainerFloor, Denial, Denied, Facts, Hardened, Mode, Role, Settings, harden, process};
+use super::{
+    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, MandatoryAccessControl, Mode,
+    Role, Settings, devices, harden, identity, limits, mounts, process,
+};
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
 /// where containerd itself runs without some.
@@ -21,7 +26,9 @@ const ALL_CAPABILITIES: usize = 30;
 #[derive(Clone, Debug)]
 pub struct Admitted {
     spec: Spec,
-    settings: Settings,
+    limits: LimitSettings,
+    /// The mounts that are to be read-only.
+    secrets: Vec<usize>,
     denials: Vec<Denial>,
     floor: ContainerFloor,
 }
@@ -29,12 +36,31 @@ pub struct Admitted {
 /// Judges a spec.
 ///
 /// # Errors
-/// Every rule that the spec breaks and that cannot be amended; in audit mode only what no runtime could run.
+/// Every rule that the spec breaks and that cannot be amended, in strict mode those that its author could have met; in
+/// audit mode only what no runtime could run.
 pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted, Denied> {
     let role = if facts.leads_pod { Role::of(&spec) } else { Role::Container };
-    let root_allowed = role == Role::Sandbox || user_namespace_maps_root(&spec, facts);
+    let sandbox = role == Role::Sandbox;
+    let group_of_root = |linux: &Linux| linux.gid_mappings().clone();
+    let floor = ContainerFloor {
+        role,
+        mode: settings.mode,
+        root_allowed: sandbox || maps_root_away(&spec, facts, |linux| linux.uid_mappings().clone()),
+        root_group_allowed: sandbox || !settings.require.non_root_group || maps_root_away(&spec, facts, group_of_root),
+        max: settings.limits.max,
+        max_hugetlb: settings.limits.max_hugetlb,
+        swap_limit: facts.swap_limit,
+    };
     let broken = malformed(&spec);
-    let denials = judge(&spec, facts, root_allowed);
+    let mut denials = judge(&spec, facts, settings, &floor);
+    let secrets = mounts::secrets(&spec, facts);
+    if floor.is_strict() {
+        let mut changes = Vec::new();
+        harden::harden(&mut spec.clone(), &secrets, &floor, &settings.limits, &mut changes);
+        // What is required is missing in one way only.
+        let new = changes.iter().filter(|change| denials.iter().all(|denial| denial.rule() != change.rule()));
+        denials.extend(new.filter_map(Change::denial).collect::<Vec<_>>());
+    }
     let refused = match settings.mode {
         Mode::Enforce | Mode::Strict => Denied::new(broken.into_iter().chain(denials.iter().cloned()).collect()),
         Mode::Audit => Denied::new(broken),
@@ -42,24 +68,17 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     if let Some(denied) = refused {
         return Err(denied);
     }
-    let floor = ContainerFloor {
-        role,
-        mode: settings.mode,
-        root_allowed,
-        max: settings.limits.max,
-        swap_limit: facts.swap_limit,
-    };
-    Ok(Admitted { spec, settings: settings.clone(), denials, floor })
+    Ok(Admitted { spec, limits: settings.limits, secrets, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self { mut spec, settings, denials, floor } = self;
+        let Self { mut spec, limits, secrets, denials, floor } = self;
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
-            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &floor, &settings.limits, &mut changes),
-            Mode::Audit => harden::harden(&mut spec.clone(), &floor, &settings.limits, &mut changes),
+            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, &limits, &mut changes),
+            Mode::Audit => harden::harden(&mut spec.clone(), &secrets, &floor, &limits, &mut changes),
         }
         Hardened { spec, changes, denials, floor }
     }
@@ -88,27 +107,119 @@ pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
     Some(Denial::new(&INVALID_UNIFIED, format!("linux.resources.unified has the key {}", quote(bad))))
 }
 
-fn judge(spec: &Spec, facts: &Facts, root_allowed: bool) -> Vec<Denial> {
+fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
     let mut denials = Vec::new();
     if let Some(process) = spec.process() {
-        denials.extend(process::judge(process, root_allowed));
-        if let Some(place) = facts.node_files_mapped.first().filter(|_| process.user().uid() == 0 && root_allowed) {
-            let found = format!("as uid 0 it would own root's files of the node at {}", quote(place));
+        denials.extend(process::judge(process, floor));
+        if process.user().uid() == 0
+            && floor.root_allowed
+            && let Some(place) = mounts::node_files_mapped(spec, facts)
+        {
+            let found = format!("as uid 0 it would own root's files of the node at {}", quote(&place));
             denials.push(Denial::new(&RUN_AS_ROOT, found));
         }
     }
     if let Some(linux) = spec.linux() {
         denials.extend(host_namespaces(linux, facts));
+        denials.extend(foreign_namespaces(facts));
         denials.extend(maps_node_root(linux));
         denials.extend(unsafe_sysctl(linux));
     }
     denials.extend(privileged(spec));
-    let hooks = spec.hooks().as_ref().and_then(|h| h.start_container().as_ref());
-    if let Some(hook) = hooks.and_then(|h| h.first()) {
-        let path = quote(&hook.path().to_string_lossy());
-        denials.push(Denial::new(&START_CONTAINER_HOOKS, format!("a startContainer hook runs {path}")));
+    denials.extend(devices::judge(spec, facts, &settings.allow));
+    denials.extend(mounts::judge(spec, facts));
+    denials.extend(root_file_system(spec, facts));
+    denials.extend(judge_hooks(spec, facts, &settings.allow));
+    denials.extend(required(spec, facts, settings, floor));
+    denials
+}
+
+/// What the node's configuration asks for beyond the floor. The sandbox's process is the node's own.
+fn required(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
+    let require = &settings.require;
+    let mut denials = identity::judge(spec, floor.role, require);
+    if floor.role == Role::Sandbox {
+        return denials;
+    }
+    let linux = spec.linux().as_ref();
+    if require.limits {
+        denials.extend(limits::missing(linux.and_then(|linux| linux.resources().as_ref())));
+    }
+    if require.seccomp_profile && linux.is_none_or(|linux| linux.seccomp().is_none()) {
+        denials.push(Denial::new(&SECCOMP_PROFILE, "container has no seccomp profile of its own"));
+    }
+    if let Some(process) = spec.process()
+        && let Some(module) = facts.mandatory_access_control.filter(|_| require.mac_label)
+    {
+        denials.extend(unlabelled(process, module));
     }
     denials
+}
+
+fn unlabelled(process: &Process, module: MandatoryAccessControl) -> Option<Denial> {
+    let (name, label) = match module {
+        MandatoryAccessControl::AppArmor => ("AppArmor profile", process.apparmor_profile()),
+        MandatoryAccessControl::SeLinux => ("SELinux label", process.selinux_label()),
+    };
+    let label = label.as_deref().unwrap_or_default();
+    // The type is the third part of a label (selinux(8)); these two confine nothing.
+    let kind = label.split(':').nth(2);
+    let unconfined = label == "unconfined" || matches!(kind, Some("spc_t" | "unconfined_t"));
+    match (label.is_empty(), unconfined) {
+        (true, _) => Some(Denial::new(&MAC_LABEL, format!("container has no {name}"))),
+        (false, true) => Some(Denial::new(&MAC_LABEL, format!("container has the {name} {}", quote(label)))),
+        (false, false) => None,
+    }
+}
+
+/// Every hook that may not run. Those of a kind that runs before the filters are on may not, whatever they are.
+fn judge_hooks(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denial> {
+    let mut files = facts.hooks.iter();
+    let judged = hooks(spec).filter_map(|(kind, hook)| {
+        let file = files.next().copied().unwrap_or_default();
+        let path = quote(&hook.path().to_string_lossy());
+        if kind == "startContainer" {
+            return Some(Denial::new(&START_CONTAINER_HOOKS, format!("a startContainer hook runs {path}")));
+        }
+        let mut allowed = allow.hooks.iter().filter(|allowed| allowed.path == *hook.path()).peekable();
+        let fault = if allowed.peek().is_none() {
+            ""
+        } else if !file.roots_alone {
+            ", which others than root can write"
+        } else if !allowed.any(|allowed| allowed.sha256.is_none() || allowed.sha256 == file.sha256) {
+            ", which has another sha256"
+        } else {
+            return None;
+        };
+        Some(Denial::new(&HOOKS, format!("a {kind} hook runs {path}{fault}")))
+    });
+    judged.collect()
+}
+
+/// containerd mounts an image at `rootfs` in its bundle. `ctr run --rootfs` names a directory instead.
+fn root_file_system(spec: &Spec, facts: &Facts) -> Option<Denial> {
+    let path = spec.root().as_ref()?.path();
+    let bundle = facts.rootfs.parent().unwrap_or("/".as_ref());
+    if clean(&bundle.join(path)) == clean(&facts.rootfs) {
+        return None;
+    }
+    let found = format!("the root file system is {}", quote(&path.to_string_lossy()));
+    Some(Denial::new(&ROOT_FILE_SYSTEM, found))
+}
+
+fn foreign_namespaces(facts: &Facts) -> Option<Denial> {
+    let kinds: Vec<String> = facts
+        .foreign_namespaces_joined
+        .iter()
+        // That it is the node's says more.
+        .filter(|kind| !facts.host_namespaces_joined.contains(kind))
+        .map(|kind| kind.to_string())
+        .collect();
+    if kinds.is_empty() {
+        return None;
+    }
+    let found = format!("container joins a {} namespace that is not its pod's", kinds.join(" and a "));
+    Some(Denial::new(&FOREIGN_NAMESPACES, found))
 }
 
 /// A container must have its own namespace, or one of its pod's, of each of these kinds. A cgroup namespace is not
@@ -161,9 +272,10 @@ fn unsafe_sysctl(linux: &Linux) -> Option<Denial> {
     Some(Denial::new(&UNSAFE_SYSCTLS, format!("the sysctl {} is the node's", quote(name))))
 }
 
-/// Whether uid 0 of the container is another uid on the node. Of a namespace that is joined by path this believes
-/// the mapping that the spec states beside it; who launches it compares that with the kernel's.
-fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
+/// Whether id 0 of the container is another id on the node, by the mappings `of` its spec. Of a namespace that is
+/// joined by path this believes the mapping that the spec states beside it; who launches it compares that with the
+/// kernel's.
+fn maps_root_away(spec: &Spec, facts: &Facts, of: impl Fn(&Linux) -> Option<Vec<LinuxIdMapping>>) -> bool {
     let Some(linux) = spec.linux() else {
         return false;
     };
@@ -173,7 +285,7 @@ fn user_namespace_maps_root(spec: &Spec, facts: &Facts) -> bool {
     {
         return false;
     }
-    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    let mappings = of(linux).unwrap_or_default();
     let roots: Vec<_> = mappings.iter().filter(|m| m.container_id() == 0 && m.size() > 0).collect();
     !roots.is_empty() && roots.iter().all(|m| m.host_id() != 0)
 }

@@ -25,7 +25,7 @@ pub struct Rule {
     pub level: Level,
     /// Why the rule is there.
     pub reason: &'static str,
-    /// What the pod's author can do, in Kubernetes field names. At most 110 characters: it is never cut.
+    /// What the pod's author can do, in Kubernetes field names. With the id at most 120 characters: neither is cut.
     pub fix: &'static str,
     /// The field of the Kubernetes Pod Security Standards.
     pub pss: Option<&'static str>,
@@ -71,27 +71,36 @@ rules! {
         cis: Some("5.2.6"),
         nist: Some("4.4.3"),
     }
-    MASKED_PATHS {
-        id: "masked-paths",
+    PROC_MOUNT {
+        id: "proc-mount",
         level: Level::Amend,
-        reason: "these files of /proc and /sys tell of the node and of other pods, or are side channels (power, interrupts)",
+        reason: "an unmasked /proc and /sys tell of the node and of other pods, and are switches of the shared kernel",
         fix: "leave securityContext.procMount at Default",
         pss: Some("Baseline: procMount"),
+        cis: Some("5.6.3"),
+        nist: Some("3.5.2"),
+    }
+    MASKED_PATHS {
+        id: "masked-paths",
+        level: Level::Give,
+        reason: "these files of /proc and /sys tell of the node and of other pods, or are side channels (power, interrupts)",
+        fix: "none is needed: Kubernetes has no field for single paths, the floor masks them",
+        pss: None,
         cis: Some("5.6.3"),
         nist: Some("3.5.2"),
     }
     READ_ONLY_PATHS {
         id: "read-only-paths",
-        level: Level::Amend,
+        level: Level::Give,
         reason: "these directories of /proc are switches of the shared kernel",
-        fix: "leave securityContext.procMount at Default",
-        pss: Some("Baseline: procMount"),
+        fix: "none is needed: Kubernetes has no field for single paths, the floor seals them",
+        pss: None,
         cis: Some("5.6.3"),
         nist: Some("3.5.2"),
     }
     DEVICES {
         id: "devices",
-        level: Level::Amend,
+        level: Level::Give,
         reason: "a device list that does not begin by denying all inherits the node's, which denies nothing",
         fix: "none is needed: the devices of the spec stay, all others are denied",
         pss: None,
@@ -110,15 +119,33 @@ rules! {
     MEMORY_LIMIT {
         id: "memory-limit",
         level: Level::Amend,
-        reason: "without a memory limit the node's OOM killer chooses, and it may choose another pod; swap would be memory beyond the limit",
+        reason: "without a memory limit the node's OOM killer chooses, and it may choose another pod",
         fix: "set resources.limits.memory within the node's maximum",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    SWAP_LIMIT {
+        id: "swap-limit",
+        level: Level::Give,
+        reason: "swap is memory beyond the limit, and what is swapped out lies on the node's disk",
+        fix: "none is needed: Kubernetes has no field for it, the floor allows no swap",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    HUGE_PAGES {
+        id: "huge-pages",
+        level: Level::Amend,
+        reason: "huge pages are taken from a pool of the node that other pods count on",
+        fix: "set resources.limits.hugepages-2Mi and hugepages-1Gi within the node's maximum",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),
     }
     PIDS_LIMIT {
         id: "pids-limit",
-        level: Level::Amend,
+        level: Level::Give,
         reason: "a fork bomb takes every pid of the node",
         fix: "none is needed: Kubernetes has no field for it, the node sets it",
         pss: None,
@@ -127,16 +154,43 @@ rules! {
     }
     AGENT_DIRECTORIES {
         id: "agent-directories",
-        level: Level::Amend,
+        level: Level::Give,
         reason: "an agent keeps its state and logs in two directories; on a read-only root it needs them given, and bounded",
         fix: "mount an emptyDir with a sizeLimit at /agent/runtime and /agent/logs",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.5"),
     }
+    TMPFS_SIZE {
+        id: "tmpfs-size",
+        level: Level::Give,
+        reason: "a tmpfs without a size takes half the node's memory, and one beyond the limit ends in the OOM killer",
+        fix: "none is needed: the node bounds it; use an emptyDir with a sizeLimit",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    MOUNT_FLAGS {
+        id: "mount-flags",
+        level: Level::Give,
+        reason: "a volume is data: a set-uid file or a device node in it is of use to nobody but an attacker",
+        fix: "none is needed: volumes are mounted nosuid and nodev",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3"),
+    }
+    READ_ONLY_SECRETS {
+        id: "read-only-secrets",
+        level: Level::Amend,
+        reason: "what the kubelet writes and the pod reads, another container of the pod must not replace",
+        fix: "set readOnly: true on volumeMounts of secret, configMap, projected and downwardAPI",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.5"),
+    }
     REAL_TIME {
         id: "real-time",
-        level: Level::Amend,
+        level: Level::Give,
         reason: "a real-time process runs before every other of the node, and no CPU quota counts its time; its disk requests likewise",
         fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
         pss: None,
@@ -152,6 +206,15 @@ rules! {
         cis: Some("5.2.7"),
         nist: Some("4.4.3, 4.1.2"),
     }
+    ROOT_GROUP {
+        id: "root-group",
+        level: Level::Refuse,
+        reason: "files of the node and of images that root's group may write or read are there for gid 0 too",
+        fix: "set securityContext.runAsGroup, fsGroup and supplementalGroups to non-zero gids",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
+    }
     HOST_NAMESPACES {
         id: "host-namespaces",
         level: Level::Refuse,
@@ -159,6 +222,15 @@ rules! {
         fix: "remove hostPID, hostIPC and hostNetwork from the pod",
         pss: Some("Baseline: hostPID, hostIPC, hostNetwork"),
         cis: Some("5.2.3, 5.2.4, 5.2.5"),
+        nist: Some("3.5.2"),
+    }
+    FOREIGN_NAMESPACES {
+        id: "foreign-namespaces",
+        level: Level::Refuse,
+        reason: "a namespace of another pod shows its processes, memory and network to this one",
+        fix: "join no namespaces but the pod's: use shareProcessNamespace or an ephemeral container",
+        pss: None,
+        cis: None,
         nist: Some("3.5.2"),
     }
     USER_NAMESPACE {
@@ -188,6 +260,60 @@ rules! {
         cis: None,
         nist: Some("4.4.3"),
     }
+    HOST_DEVICES {
+        id: "host-devices",
+        level: Level::Refuse,
+        reason: "a device is the node's: a disk shows every file on it, and a driver is kernel code with an interface",
+        fix: "remove the device request, or have the node's administrator allow the device",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    MOUNT_TYPE {
+        id: "mount-type",
+        level: Level::Refuse,
+        reason: "a file system from a disk, a server or an overlay shows directories of the node that nobody judged",
+        fix: "use volumes of the pod: the runtime mounts no other file systems",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.5.5"),
+    }
+    MOUNT_PROPAGATION {
+        id: "mount-propagation",
+        level: Level::Refuse,
+        reason: "what is mounted in a shared mount appears on the node and in other pods",
+        fix: "set mountPropagation: None or HostToContainer on the volumeMounts",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.5.5"),
+    }
+    NODE_INTERFACES {
+        id: "node-interfaces",
+        level: Level::Refuse,
+        reason: "the socket of a runtime makes containers without a floor; /proc, /sys and cgroups are the node's switches",
+        fix: "remove the hostPath volume: no pod may have this of the node",
+        pss: Some("Baseline: hostPath"),
+        cis: Some("5.2.11"),
+        nist: Some("4.4.3, 4.5.5"),
+    }
+    BIND_SOURCES {
+        id: "bind-sources",
+        level: Level::Refuse,
+        reason: "a file of the node or of another pod is neither this pod's to read nor to write",
+        fix: "replace hostPath by a volume of the pod, or have the node's administrator allow it",
+        pss: Some("Baseline: hostPath"),
+        cis: Some("5.2.11"),
+        nist: Some("4.5.5"),
+    }
+    ROOT_FILE_SYSTEM {
+        id: "root-file-system",
+        level: Level::Refuse,
+        reason: "a root file system from elsewhere than containerd's snapshot is a directory of the node",
+        fix: "run an image: the root file system must be the one containerd mounts in its bundle",
+        pss: None,
+        cis: None,
+        nist: Some("4.5.5"),
+    }
     START_CONTAINER_HOOKS {
         id: "start-container-hooks",
         level: Level::Refuse,
@@ -206,6 +332,60 @@ rules! {
         cis: None,
         nist: Some("4.4.3"),
     }
+    HOOKS {
+        id: "hooks",
+        level: Level::Refuse,
+        reason: "a hook is a program that runs as root on the node, before or beside the container",
+        fix: "remove the hook, or have the node's administrator allow its path and sha256",
+        pss: None,
+        cis: None,
+        nist: Some("3.4.3, 4.4.3"),
+    }
+    SECCOMP_PROFILE {
+        id: "seccomp-profile",
+        level: Level::Refuse,
+        reason: "the floor denies what no agent needs; RuntimeDefault denies what most do not",
+        fix: "set securityContext.seccompProfile.type: RuntimeDefault",
+        pss: Some("Restricted: seccompProfile"),
+        cis: Some("5.6.2"),
+        nist: Some("4.4.3"),
+    }
+    MAC_LABEL {
+        id: "mac-label",
+        level: Level::Refuse,
+        reason: "without a label the node's security module lets the process do what any may",
+        fix: "set securityContext.appArmorProfile.type: RuntimeDefault, or seLinuxOptions",
+        pss: Some("Baseline: appArmorProfile, seLinuxOptions"),
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    REGISTER_ENTRY {
+        id: "register-entry",
+        level: Level::Refuse,
+        reason: "an agent that is in no register has no owner to ask when it misbehaves",
+        fix: "set the annotation io.curb/register-entry to the pod's entry in the AI register",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    IMAGE_DIGEST {
+        id: "image-digest",
+        level: Level::Refuse,
+        reason: "a tag names another image tomorrow",
+        fix: "name the image with its digest: NAME@sha256:DIGEST",
+        pss: None,
+        cis: None,
+        nist: Some("3.1.5, 4.1.5"),
+    }
+    IMAGE_REGISTRY {
+        id: "image-registry",
+        level: Level::Refuse,
+        reason: "an image from a registry nobody vouches for is anybody's program",
+        fix: "use an image from a registry that the node's administrator allows",
+        pss: None,
+        cis: None,
+        nist: Some("3.1.5, 4.1.5"),
+    }
     INVALID_SPEC {
         id: "invalid-spec",
         level: Level::Malformed,
@@ -218,7 +398,7 @@ rules! {
     INVALID_PROCESS {
         id: "invalid-process",
         level: Level::Malformed,
-        reason: "execve ends a string at its first NUL, so what was judged would not be what runs",
+        reason: "execve ends a string at its first NUL, so what was judged would not be what runs; it takes no more than 128 KiB in a string and 6 MiB in all",
         fix: "correct command, args, env and workingDir of the container",
         pss: None,
         cis: None,
@@ -274,6 +454,33 @@ pub(super) const NAMESPACED_SYSCTLS: [&str; 10] = [
 /// Trees of sysctls that belong to a namespace as a whole: IPC and network. What of `net.` does not, the kernel hides
 /// from a network namespace that is not the first.
 pub(super) const NAMESPACED_SYSCTL_TREES: [&str; 2] = ["fs.mqueue.", "net."];
+
+/// What no pod may mount, whoever allows the directory it is in: sockets that make containers or talk to what does, the
+/// kernel's file systems, and what is Curb's own. To these come the directories that the node's configuration names.
+pub const NODE_INTERFACES_PATHS: [&str; 22] = [
+    "/etc/curb",
+    "/proc",
+    "/run/buildkit",
+    "/run/containerd/containerd.sock",
+    "/run/containerd/containerd.sock.ttrpc",
+    "/run/containerd/s",
+    "/run/cri-dockerd.sock",
+    "/run/crio",
+    "/run/curb",
+    "/run/dbus/system_bus_socket",
+    "/run/docker.sock",
+    "/run/docker/containerd",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock.ttrpc",
+    "/run/nri",
+    "/run/podman",
+    "/run/systemd/private",
+    "/sys",
+    "/var/lib/kubelet/device-plugins",
+    "/var/lib/kubelet/plugins_registry",
+    "/var/lib/kubelet/pod-resources",
+    "/var/log/curb",
+];
 
 /// Where an agent may write.
 pub(super) const AGENT_DIRECTORY_PATHS: [&str; 2] = ["/agent/runtime", "/agent/logs"];

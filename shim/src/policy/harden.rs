@@ -1,17 +1,24 @@
 //! The amendments: what a spec is changed to, so that it meets the floor.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Mount, Spec, User};
 
 use super::admit::denies_all;
+use super::facts::clean;
 use super::floor::{
-    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, READ_ONLY, READ_ONLY_PATHS,
+    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, PROC_MOUNT, READ_ONLY, READ_ONLY_PATHS,
     READ_ONLY_ROOT, Rule,
 };
-use super::{Change, ContainerFloor, LimitSettings, Role, limits, process};
+use super::{Change, ContainerFloor, LimitSettings, Role, limits, mounts, process};
 
-pub(super) fn harden(spec: &mut Spec, floor: &ContainerFloor, settings: &LimitSettings, changes: &mut Vec<Change>) {
+pub(super) fn harden(
+    spec: &mut Spec,
+    secrets: &[usize],
+    floor: &ContainerFloor,
+    settings: &LimitSettings,
+    changes: &mut Vec<Change>,
+) {
     if let Some(root) = spec.root_mut()
         && root.readonly() != Some(true)
     {
@@ -33,22 +40,24 @@ pub(super) fn harden(spec: &mut Spec, floor: &ContainerFloor, settings: &LimitSe
         limits::harden_create(&mut resources, settings, floor.swap_limit, changes);
         linux.set_resources(Some(resources));
     }
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let memory =
+        resources.and_then(|resources| resources.memory().as_ref()?.limit()).and_then(|l| u64::try_from(l).ok());
+    mounts::harden(spec, secrets, settings, memory, changes);
     if let (Role::Container, Some(user)) = (floor.role, user) {
-        give_agent_directories(spec, &user, settings.agent_tmpfs, changes);
+        give_agent_directories(spec, &user, settings.agent_tmpfs.min(memory.unwrap_or(u64::MAX)), changes);
     }
 }
 
 /// The paths that were asked for and those of the floor that are missing, the floor's last.
 fn with(asked: Option<&[String]>, floor: &[&str], rule: &'static Rule, changes: &mut Vec<Change>) -> Vec<String> {
     let mut paths = asked.unwrap_or_default().to_vec();
+    // What `procMount: Unmasked` asks for.
+    let rule = if paths.is_empty() { &PROC_MOUNT } else { rule };
+    let name = if floor.len() == MASKED.len() { "linux.maskedPaths" } else { "linux.readonlyPaths" };
     let missing: Vec<&str> = floor.iter().copied().filter(|p| !paths.iter().any(|a| a == p)).collect();
     if !missing.is_empty() {
-        changes.push(Change::new(
-            rule,
-            rule.id,
-            format!("{} paths", paths.len()),
-            format!("and {}", missing.join(" ")),
-        ));
+        changes.push(Change::new(rule, name, format!("{} paths", paths.len()), format!("and {}", missing.join(" "))));
         paths.extend(missing.into_iter().map(str::to_owned));
     }
     paths
@@ -73,7 +82,7 @@ fn deny_devices_first(resources: &mut LinuxResources, changes: &mut Vec<Change>)
 
 fn give_agent_directories(spec: &mut Spec, user: &User, size: u64, changes: &mut Vec<Change>) {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    let taken: Vec<PathBuf> = mounts.iter().map(|m| absolute(m.destination())).collect();
+    let taken: Vec<PathBuf> = mounts.iter().map(|m| clean(m.destination())).collect();
     for path in AGENT_DIRECTORY_PATHS {
         let directory = Path::new(path);
         // A mount above would be hidden in part, one below in whole: both are the author's own arrangement.
@@ -98,19 +107,4 @@ fn give_agent_directories(spec: &mut Spec, user: &User, size: u64, changes: &mut
         changes.push(Change::new(&AGENT_DIRECTORIES, path, "not mounted", format!("tmpfs of {}", limits::bytes(size))));
     }
     spec.set_mounts(Some(mounts));
-}
-
-/// A mount's destination as runc takes it: below the root, and without `.` and `..`.
-fn absolute(destination: &Path) -> PathBuf {
-    let mut path = PathBuf::from("/");
-    for part in destination.components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::ParentDir => {
-                path.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    path
 }

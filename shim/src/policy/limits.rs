@@ -5,9 +5,9 @@ use std::fmt;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::admit::unified_key;
-use super::floor::{CPU_LIMIT, MEMORY_LIMIT, PIDS_LIMIT, REAL_TIME};
+use super::floor::{CPU_LIMIT, HUGE_PAGES, MEMORY_LIMIT, PIDS_LIMIT, REAL_TIME, SWAP_LIMIT};
 use super::verdict::quote;
-use super::{Change, ContainerFloor, Denied, LimitSettings, Limits, Mode};
+use super::{Change, ContainerFloor, Denial, Denied, LimitSettings, Limits, Mode};
 
 /// The CFS period in microseconds where none is given: the kernel's default, and Kubernetes'.
 const PERIOD: u64 = 100_000;
@@ -28,6 +28,7 @@ pub(super) fn harden_create(
     changes: &mut Vec<Change>,
 ) {
     clamp(resources, Absent::Default(&settings.default), &settings.max, swap_limit, changes);
+    clamp_huge_pages(resources, settings.max_hugetlb, changes);
 }
 
 /// Clamps the limits of an update to the maxima of the container's floor. What the update leaves out stays out, and
@@ -35,7 +36,7 @@ pub(super) fn harden_create(
 /// runtime takes them from an update, though CRI sends them with each.
 ///
 /// # Errors
-/// A key of `unified` that is a path, in audit mode too.
+/// A key of `unified` that is a path, in audit mode too; in strict mode a limit beyond the maxima.
 pub fn harden_update(
     mut resources: LinuxResources,
     container: &ContainerFloor,
@@ -47,6 +48,12 @@ pub fn harden_update(
     let mut changes = Vec::new();
     let mut now = resources.clone();
     clamp(&mut now, Absent::Keep, &container.max, container.swap_limit, &mut changes);
+    clamp_huge_pages(&mut now, container.max_hugetlb, &mut changes);
+    if container.is_strict()
+        && let Some(denied) = Denied::new(changes.iter().filter_map(Change::denial).collect())
+    {
+        return Err(denied);
+    }
     Ok(match container.mode {
         Mode::Enforce | Mode::Strict => (now, changes),
         Mode::Audit => (resources, changes),
@@ -119,14 +126,14 @@ fn clamp_memory(
         memory.set_reservation(Some(signed(reservation.min(limit))));
     }
     let fields = [
-        ("limit", was.limit(), memory.limit()),
-        ("swap", was.swap(), memory.swap()),
-        ("reservation", was.reservation(), memory.reservation()),
+        ("limit", &MEMORY_LIMIT, was.limit(), memory.limit()),
+        ("swap", &SWAP_LIMIT, was.swap(), memory.swap()),
+        ("reservation", &MEMORY_LIMIT, was.reservation(), memory.reservation()),
     ];
-    for (name, was, now) in fields {
+    for (name, rule, was, now) in fields {
         if was != now {
             let field = format!("linux.resources.memory.{name}");
-            changes.push(Change::new(&MEMORY_LIMIT, &field, Bytes(was), Bytes(now)));
+            changes.push(Change::new(rule, &field, Bytes(was), Bytes(now)));
         }
     }
 }
@@ -161,6 +168,28 @@ fn clamp_cpu(cpu: &mut LinuxCpu, unified: Option<(u64, u64)>, absent: Absent<'_>
     if *cpu != was {
         changes.push(Change::new(&CPU_LIMIT, "linux.resources.cpu quota/period", text(&was), text(cpu)));
     }
+}
+
+/// A size that is not named keeps what the cgroup's parent allows: naming one that the node lacks would fail the
+/// container.
+fn clamp_huge_pages(resources: &mut LinuxResources, max: u64, changes: &mut Vec<Change>) {
+    for limit in resources.hugepage_limits_mut().iter_mut().flatten() {
+        let was = u64::try_from(limit.limit()).unwrap_or(u64::MAX);
+        if was > max {
+            let field = format!("linux.resources.hugepageLimits {}", quote(limit.page_size()));
+            limit.set_limit(signed(max));
+            changes.push(Change::new(&HUGE_PAGES, &field, bytes(was), bytes(max)));
+        }
+    }
+}
+
+/// The limits that the author was to set and did not.
+pub(super) fn missing(resources: Option<&LinuxResources>) -> Vec<Denial> {
+    let memory = resources.and_then(|r| r.memory().as_ref()?.limit()).and_then(positive);
+    let cpu = resources.and_then(|r| r.cpu().as_ref()?.quota()).and_then(positive);
+    let memory = memory.is_none().then(|| Denial::new(&MEMORY_LIMIT, "container sets no memory limit"));
+    let cpu = cpu.is_none().then(|| Denial::new(&CPU_LIMIT, "container sets no CPU limit"));
+    memory.into_iter().chain(cpu).collect()
 }
 
 fn period(cpu: &LinuxCpu) -> u64 {
@@ -203,7 +232,7 @@ impl Unified {
             Some(value)
         };
         found.memory = take("memory.max", &MEMORY_LIMIT, "memory.limit").and_then(|v| number(&v));
-        take("memory.swap.max", &MEMORY_LIMIT, "memory.swap");
+        take("memory.swap.max", &SWAP_LIMIT, "memory.swap");
         found.pids = take("pids.max", &PIDS_LIMIT, "pids.limit").and_then(|v| number(&v));
         found.cpu = take("cpu.max", &CPU_LIMIT, "cpu.quota").and_then(|v| {
             let mut parts = v.split_whitespace();

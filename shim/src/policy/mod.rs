@@ -9,19 +9,28 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod devices;
+mod facts;
 pub mod floor;
 mod harden;
+mod identity;
 mod limits;
+mod mounts;
 mod process;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 pub use admit::{Admitted, admit};
+pub use facts::{
+    Bind, Facts, HookFile, KUBELET_PODS, MandatoryAccessControl, NodeDevice, PodFiles, bind_mounts, clean, hooks,
+    is_bind, is_plain,
+};
+pub use identity::REGISTER_ANNOTATION;
 pub use limits::harden_update;
 pub use process::{HardenedProcess, admit_exec};
 pub use settings::{
@@ -47,29 +56,15 @@ impl Role {
     /// Reads the role from CRI's annotation. Anything but an explicit sandbox is judged as a container, the
     /// stricter role.
     pub fn of(spec: &Spec) -> Self {
-        let kind = spec.annotations().as_ref().and_then(|a| a.get(CONTAINER_TYPE));
-        match kind.map(String::as_str) {
+        match annotation(spec, CONTAINER_TYPE) {
             Some("sandbox") => Self::Sandbox,
             _ => Self::Container,
         }
     }
 }
 
-/// What the policy must know of the node and cannot read from a spec. It has no default: who admits a spec has looked.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Facts {
-    /// The kinds of namespace that the spec joins by `path` and whose path names the node's own. A path that could
-    /// not be examined belongs in this list.
-    pub host_namespaces_joined: Vec<LinuxNamespaceType>,
-    /// Whether the node can limit swap: cgroup v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. Where it
-    /// cannot, asking for a swap limit would fail every container.
-    pub swap_limit: bool,
-    /// Whether the container is the first of its pod. No other can be the sandbox: the annotation alone proves nothing,
-    /// since a pod's own annotations reach the spec where the runtime's configuration lets them.
-    pub leads_pod: bool,
-    /// Where the container mounts, with their owners mapped, files that do not belong to its pod. The uid 0 of a user
-    /// namespace owns there what root owns on the node.
-    pub node_files_mapped: Vec<String>,
+fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
+    spec.annotations().as_ref()?.get(name).map(String::as_str)
 }
 
 /// An admitted spec with the floor applied: the only thing from which a container may be created.
@@ -127,7 +122,10 @@ pub struct ContainerFloor {
     mode: Mode,
     /// Whether uid 0 in the container is not uid 0 on the node, or the container is the sandbox.
     root_allowed: bool,
+    /// Whether gid 0 is another's, likewise, or is not asked about.
+    root_group_allowed: bool,
     max: Limits,
+    max_hugetlb: u64,
     swap_limit: bool,
 }
 
@@ -140,6 +138,11 @@ impl ContainerFloor {
     /// The mode the container was admitted in.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether what would be amended is refused: in strict mode, and not of the sandbox, which is not its author's.
+    fn is_strict(&self) -> bool {
+        self.mode == Mode::Strict && self.role == Role::Container
     }
 
     /// The most its limits may be raised to.

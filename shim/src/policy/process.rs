@@ -8,7 +8,7 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, Process,
 };
 
-use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, REAL_TIME, RUN_AS_ROOT};
+use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, REAL_TIME, ROOT_GROUP, RUN_AS_ROOT};
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, Mode};
 
@@ -48,26 +48,30 @@ impl HardenedProcess {
 ///
 /// # Errors
 /// Every rule that the process breaks; in audit mode only what no runtime could run.
-pub fn admit_exec(mut process: Process, container: &ContainerFloor) -> Result<HardenedProcess, Denied> {
+pub fn admit_exec(process: Process, container: &ContainerFloor) -> Result<HardenedProcess, Denied> {
     if let Some(denied) = Denied::new(malformed(&process)) {
         return Err(denied);
     }
-    let denials = judge(&process, container.root_allowed);
+    let mut denials = judge(&process, container);
     let mut changes = Vec::new();
+    let mut hardened = process.clone();
+    harden(&mut hardened, &mut changes);
+    if container.is_strict() {
+        denials.extend(changes.iter().filter_map(Change::denial));
+    }
     match container.mode {
-        Mode::Enforce | Mode::Strict => {
-            if let Some(denied) = Denied::new(denials) {
-                return Err(denied);
-            }
-            harden(&mut process, &mut changes);
-            Ok(HardenedProcess { process, changes, denials: Vec::new() })
-        }
-        Mode::Audit => {
-            harden(&mut process.clone(), &mut changes);
-            Ok(HardenedProcess { process, changes, denials })
-        }
+        Mode::Enforce | Mode::Strict => match Denied::new(denials) {
+            Some(denied) => Err(denied),
+            None => Ok(HardenedProcess { process: hardened, changes, denials: Vec::new() }),
+        },
+        Mode::Audit => Ok(HardenedProcess { process, changes, denials }),
     }
 }
+
+/// `MAX_ARG_STRLEN`: the most bytes of one argument or variable with its NUL (execve(2)).
+const LONGEST_STRING: usize = 32 * 4096;
+/// The most bytes of all together, whatever the stack limit: three quarters of `_STK_LIM` (fs/exec.c).
+const MOST_STRINGS: usize = 6 << 20;
 
 /// What no runtime could run, in runc's words where it has some.
 pub(super) fn malformed(process: &Process) -> Vec<Denial> {
@@ -81,6 +85,14 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
         deny(format!("argument {} holds a NUL", quote(arg)));
     }
     let env = process.env().as_deref().unwrap_or_default();
+    if let Some(long) = args.iter().chain(env).map(String::len).find(|length| *length >= LONGEST_STRING) {
+        deny(format!("a string of args or env has {long} bytes, the kernel takes {}", LONGEST_STRING - 1));
+    }
+    // Each with its NUL and its pointer, as execve(2) counts them.
+    let all: usize = args.iter().chain(env).map(|text| text.len() + 1 + size_of::<usize>()).sum();
+    if all > MOST_STRINGS {
+        deny(format!("args and env have {all} bytes in all, the kernel takes {MOST_STRINGS}"));
+    }
     if let Some(entry) = env.iter().find(|e| e.contains('\0')) {
         // The name only: a value may be a secret, and a refusal is shown to whoever may read the pod.
         let name = entry.split(['=', '\0']).next().unwrap_or_default();
@@ -98,11 +110,21 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
 }
 
 /// What the floor refuses of a process.
-pub(super) fn judge(process: &Process, root_allowed: bool) -> Vec<Denial> {
-    if process.user().uid() == 0 && !root_allowed {
-        return vec![Denial::new(&RUN_AS_ROOT, "container runs as uid 0")];
+pub(super) fn judge(process: &Process, container: &ContainerFloor) -> Vec<Denial> {
+    let mut denials = Vec::new();
+    let user = process.user();
+    if user.uid() == 0 && !container.root_allowed {
+        denials.push(Denial::new(&RUN_AS_ROOT, "container runs as uid 0"));
     }
-    Vec::new()
+    if !container.root_group_allowed {
+        let additional = user.additional_gids().iter().flatten().any(|gid| *gid == 0);
+        match (user.gid(), additional) {
+            (0, _) => denials.push(Denial::new(&ROOT_GROUP, "container runs with gid 0")),
+            (_, true) => denials.push(Denial::new(&ROOT_GROUP, "container runs with the additional gid 0")),
+            _ => {}
+        }
+    }
+    denials
 }
 
 /// What the floor amends of a process.

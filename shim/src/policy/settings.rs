@@ -210,8 +210,14 @@ impl FromStr for AllowedDevice {
             // A name below /dev in one spelling: a wildcard for all of /dev would be the floor's end.
             let parts: Vec<_> = Path::new(path).components().collect();
             let plain = parts.iter().skip(1).all(|part| matches!(part, Component::Normal(_)));
-            let spelled = parts.iter().collect::<PathBuf>().as_os_str() == path;
-            return match path.starts_with("/dev/") && parts.len() > 2 && plain && spelled && !path.contains(['*', '\0'])
+            let spelled = parts.iter().collect::<PathBuf>().as_os_str() == path.strip_suffix('/').unwrap_or(path);
+
+            return match path.starts_with("/dev/")
+                && parts.len() > 2
+                && plain
+                && spelled
+                && (prefix || !path.ends_with('/'))
+                && !path.contains(['*', '\0'])
             {
                 true if prefix => Ok(Self::Prefix(path.to_owned())),
                 true => Ok(Self::Path(path.into())),

@@ -4,6 +4,7 @@
 mod golden;
 mod harden;
 mod property;
+mod rules;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Value, json};
@@ -35,8 +36,8 @@ fn container(changes: &[(&str, Value)]) -> Spec {
     bend(CRI_CONTAINER, changes)
 }
 
-fn facts() -> Facts {
-    Facts { host_namespaces_joined: Vec::new(), swap_limit: true, leads_pod: true, node_files_mapped: Vec::new() }
+fn facts(spec: &Spec) -> Facts {
+    Facts::assumed(spec, &Settings::default())
 }
 
 fn audit() -> Settings {
@@ -44,7 +45,12 @@ fn audit() -> Settings {
 }
 
 fn judge(spec: Spec) -> Result<Hardened, Denied> {
-    admit(spec, &facts(), &Settings::default()).map(Admitted::harden)
+    judge_by(spec, &Settings::default())
+}
+
+fn judge_by(spec: Spec, settings: &Settings) -> Result<Hardened, Denied> {
+    let facts = Facts::assumed(&spec, settings);
+    admit(spec, &facts, settings).map(Admitted::harden)
 }
 
 fn hardened(spec: Spec) -> Hardened {

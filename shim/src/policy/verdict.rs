@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::floor::{PROFILE, Rule};
+use super::floor::{Level, PROFILE, RULES, Rule};
 
 /// The most characters of a refusal. `kubectl describe pod` shows it after what containerd puts before it.
 pub const MAX_SENTENCE: usize = 200;
@@ -44,20 +44,27 @@ impl Denied {
     pub fn denials(&self) -> &[Denial] {
         &self.0
     }
+
+    /// What the pod's author reads, with the number of the verdict's record in the audit log.
+    pub fn sentence(&self, record: Option<u64>) -> String {
+        let Some(first) = self.0.first() else {
+            return String::new();
+        };
+        let more = match (self.0.len() - 1, record) {
+            (0, None) => String::new(),
+            (0, Some(record)) => format!(" (audit record {record})"),
+            (more, None) => format!(" (and {more} more)"),
+            (more, Some(record)) => format!(" (and {more} more; audit record {record})"),
+        };
+        let fixed = "curb refuses : ; ".len() + first.rule.len() + first.fix.chars().count() + more.len();
+        let found = shorten(&first.found, MAX_SENTENCE.saturating_sub(fixed));
+        format!("curb refuses {}: {found}; {}{more}", first.rule, first.fix)
+    }
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(first) = self.0.first() else {
-            return Ok(());
-        };
-        let more = match self.0.len() {
-            1 => String::new(),
-            n => format!(" (and {} more)", n - 1),
-        };
-        let fixed = "curb refuses : ; ".len() + first.rule.len() + first.fix.chars().count() + more.len();
-        let found = shorten(&first.found, MAX_SENTENCE.saturating_sub(fixed));
-        write!(f, "curb refuses {}: {found}; {}{more}", first.rule, first.fix)
+        f.write_str(&self.sentence(None))
     }
 }
 
@@ -88,6 +95,12 @@ impl Change {
     /// A change of one value, `was` to `now`.
     pub(super) fn new(rule: &Rule, field: &str, was: impl fmt::Display, now: impl fmt::Display) -> Self {
         Self { rule: rule.id, what: format!("{field}: {was} → {now}") }
+    }
+
+    /// The refusal that strict mode makes of the change; `None` where the pod's author could not have asked for it.
+    pub(super) fn denial(&self) -> Option<Denial> {
+        let rule = RULES.iter().find(|rule| rule.id == self.rule)?;
+        (rule.level == Level::Amend).then(|| Denial::new(rule, self.what.clone()))
     }
 
     /// The id of the rule in [`super::floor::RULES`].

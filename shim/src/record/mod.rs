@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn an_old_reader_takes_what_it_knows_from_a_newer_record() {
         let text = r#"{"version":1,"curb_version":"9","id":"a","namespace":"n","verdict":"defer",
-            "mode":"strict","state":"migrating","created_at":"x","novel":{"a":[1]}}"#;
+            "mode":"newer","state":"migrating","created_at":"x","novel":{"a":[1]}}"#;
         let record: Record = serde_json::from_str(text).unwrap();
         assert_eq!(record.verdict, Verdict::Unknown);
         assert_eq!(record.mode, Mode::Unknown);

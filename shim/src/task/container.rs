@@ -152,8 +152,8 @@ impl Container {
         let (resources, changes) = match crate::policy::harden_update(resources, &self.floor) {
             Ok(hardened) => hardened,
             Err(denied) => {
-                self.trail.tell(trail::refused(self.event(trail::VERDICT), "update", &denied)).await;
-                return Err(TaskError::Refused(denied.to_string()));
+                let record = self.trail.tell(trail::refused(self.event(trail::VERDICT), "update", &denied)).await;
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
         self.trail.require(trail::changes(self.event(trail::UPDATE), &changes)).await?;

@@ -13,8 +13,9 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
+use super::pinned::Pinned;
 use super::pod::Pod;
-use super::process::Process;
+use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
 use crate::cgroup::Cgroup;
@@ -86,19 +87,15 @@ impl Pod {
         let pinned = self.pin.of(&spec).await?;
         report.judged_by(&pinned);
         let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
-        let judged = match &pinned.settings {
-            Ok(settings) => judge(spec, request.id == self.group, settings),
-            Err(denied) => Err(denied.clone()),
-        };
-        let hardened = match judged {
-            Ok(hardened) => hardened,
+        let (hardened, judged) = match self.judge(spec, request, &pinned) {
+            Ok(judged) => judged,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                trail.tell(trail::verdict(report.record(), digest)).await;
+                let record = trail.tell(trail::verdict(report.record(), digest)).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
-                return Err(TaskError::Refused(denied.to_string()));
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
         if !hardened.mode().enforces() {
@@ -107,18 +104,40 @@ impl Pod {
         report.admitted(&hardened);
         trail.step(trail::verdict(report.record(), digest)).await?;
         let failed = trail::event(trail::FAILED, report.record());
-        let made = self.make(request, hardened, report, trail.clone()).await;
+        let made = self.make(request, (hardened, judged), report, trail.clone()).await;
         if let Err(error) = &made {
             trail.tell(trail::failed(failed, "create", error)).await;
         }
         made
     }
 
-    /// Makes what was admitted.
+    /// The policy's verdict on `spec`, by what is found on the node, and what must still be so once it runs.
+    fn judge(
+        &self,
+        spec: Spec,
+        request: &CreateTaskRequest,
+        pinned: &Pinned,
+    ) -> Result<(Hardened, facts::Judged), policy::Denied> {
+        let settings = pinned.settings.as_ref().map_err(Clone::clone)?;
+        let containers = self.containers();
+        // The pid of one that has ended may be anybody's.
+        let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
+        let origin = facts::Origin {
+            bundle: Path::new(&request.bundle),
+            id: &request.id,
+            group: &self.group,
+            peers: &living.map(|it| it.init.pid()).collect::<Vec<_>>(),
+            reserved: &pinned.reserved,
+        };
+        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, settings);
+        Ok((policy::admit(spec, &facts, settings)?.harden(), judged))
+    }
+
+    /// Makes what was admitted, and sees that it is that.
     async fn make(
         self: &Arc<Self>,
         request: &CreateTaskRequest,
-        hardened: Hardened,
+        (hardened, judged): (Hardened, facts::Judged),
         report: Report,
         trail: Trail,
     ) -> Result<Arc<Container>, TaskError> {
@@ -132,7 +151,7 @@ impl Pod {
         cgroup.check_unused().map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
         let dir = leftovers::prepare(&self.namespace, &request.id, &self.group, bundle, cgroups_path.as_deref())
             .map_err(|error| TaskError::failed("prepare the container's directory", &error))?;
-        let launched = self.launch(request, dir, hardened, cgroup.clone(), report, trail).await;
+        let launched = self.launch(request, dir, (hardened, judged), cgroup.clone(), report, trail).await;
         if launched.is_err()
             && let Err(error) =
                 leftovers::remove_container(&self.namespace, &request.id, &cgroup, &bundle.join("rootfs")).await
@@ -146,7 +165,7 @@ impl Pod {
         self: &Arc<Self>,
         request: &CreateTaskRequest,
         dir: PathBuf,
-        hardened: Hardened,
+        (hardened, judged): (Hardened, facts::Judged),
         cgroup: Cgroup,
         mut report: Report,
         trail: Trail,
@@ -224,6 +243,8 @@ impl Pod {
                         "the kernel does not enforce the floor: init shares the node's {kind:?} namespace"
                     )));
                 }
+                facts::check_mounted(created.init.pid, &judged)
+                    .map_err(|error| TaskError::FailedPrecondition(chain(&error)))?;
             }
             let leader = (request.id != self.group)
                 // No process has the number 0, so a leader that is gone lets nobody join it.
@@ -300,12 +321,6 @@ impl Pod {
         }
         created.map_err(|error| TaskError::Failed(chain(&error)))
     }
-}
-
-/// The policy's verdict on `spec` under the node's settings as they are now; see [`facts::gather`].
-fn judge(spec: Spec, leads_pod: bool, settings: &policy::Settings) -> Result<Hardened, policy::Denied> {
-    let facts = facts::gather(&spec, leads_pod);
-    Ok(policy::admit(spec, &facts, settings)?.harden())
 }
 
 /// Whether init gets a pid namespace of its own, with which the kernel ends every other process of the container.

@@ -74,8 +74,8 @@ impl Container {
         let spec = match crate::policy::admit_exec(spec, &self.floor) {
             Ok(spec) => spec,
             Err(denied) => {
-                self.tell_exec_refused(id, kind, &denied).await;
-                return Err(TaskError::Refused(denied.to_string()));
+                let record = self.tell_exec_refused(id, kind, &denied).await;
+                return Err(TaskError::Refused(denied.sentence(record)));
             }
         };
         let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,7 @@
 //! A configuration that changes, or breaks, under a running pod concerns the next pod. Execs and updates need not even
 //! this: what they are judged by stays with their container.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::Spec;
@@ -11,10 +11,7 @@ use oci_spec::runtime::Spec;
 use super::trail::Trail;
 use crate::config::{self, ChoiceError, Config, ConfigError, DIRECTORY, asked_profile};
 use crate::error::TaskError;
-use crate::policy::{Denied, Register, Settings};
-
-/// In which a pod names its entry of the AI register.
-const REGISTER_ANNOTATION: &str = "io.curb/register-entry";
+use crate::policy::{Denied, REGISTER_ANNOTATION, Register, Settings};
 
 /// The configuration as it was for the first container.
 pub struct Pinned {
@@ -26,6 +23,8 @@ pub struct Pinned {
     pub policy_digest: String,
     /// The name of the profile, also of one that is refused.
     pub profile: String,
+    /// Files of Curb's own that the configuration places, which no pod may have.
+    pub reserved: [PathBuf; 3],
     /// What judges, unless the pod asks for a profile that it may not have.
     pub settings: Result<Settings, Denied>,
 }
@@ -42,7 +41,9 @@ impl Pinned {
             }
             Err(ChoiceError::Config(error)) => return Err(error),
         };
-        Ok(Pinned { trail, config_digest: config.digest(), policy_digest, profile, settings })
+        let audit = &config.audit;
+        let reserved = [audit.path.clone(), audit.key_file.clone(), audit.state.clone()];
+        Ok(Pinned { trail, config_digest: config.digest(), policy_digest, profile, reserved, settings })
     }
 }
 

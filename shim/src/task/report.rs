@@ -275,13 +275,9 @@ mod tests {
 
     fn floor() -> ContainerFloor {
         let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
-        let facts = policy::Facts {
-            host_namespaces_joined: Vec::new(),
-            swap_limit: true,
-            leads_pod: true,
-            node_files_mapped: Vec::new(),
-        };
-        policy::admit(spec, &facts, &policy::Settings::default()).expect("admitted").harden().floor()
+        let settings = policy::Settings::default();
+        let facts = policy::Facts::assumed(&spec, &settings);
+        policy::admit(spec, &facts, &settings).expect("admitted").harden().floor()
     }
 
     fn enforced() -> KernelView {

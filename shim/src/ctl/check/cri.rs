@@ -10,10 +10,8 @@ use std::collections::BTreeSet;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde_json::{Map, Value, json};
 
-use super::facts;
 use super::kube::{Container, Pod};
 use super::{mounts, resources, security};
-use crate::policy::Facts;
 use crate::policy::floor::{MASKED, READ_ONLY};
 
 /// Stand-ins for the names that a node would make up.
@@ -23,12 +21,16 @@ pub(super) const SANDBOX_ID: &str = "0000000000000000000000000000000000000000000
 /// The name of the case of the sandbox.
 pub(super) const SANDBOX: &str = "sandbox";
 
+/// The process of the sandbox whose namespaces the containers join. No process has a number so high.
+const SANDBOX_PID: u32 = 4_194_305;
+
 /// A spec to judge, and what was assumed to make it.
 pub(super) struct Case {
     /// As `container agent`.
     pub name: String,
     pub spec: Spec,
-    pub facts: Facts,
+    /// The namespaces that it joins by path and that are the node's.
+    pub node_namespaces: Vec<LinuxNamespaceType>,
     /// What holds on most nodes and for most images.
     pub assumptions: BTreeSet<String>,
     /// What may or may not hold, and decides.
@@ -140,8 +142,8 @@ fn sandbox(pod: &Pod) -> Result<Case, Impossible> {
         "linux": linux,
     });
     let spec = to_spec(spec_json, "the sandbox")?;
-    let facts = facts::of(&spec, &[], true);
-    Ok(Case { name: SANDBOX.to_owned(), spec, facts, assumptions: BTreeSet::new(), depends: None })
+    let (node_namespaces, assumptions) = (Vec::new(), BTreeSet::new());
+    Ok(Case { name: SANDBOX.to_owned(), spec, node_namespaces, assumptions, depends: None })
 }
 
 fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Result<Case, Impossible> {
@@ -164,7 +166,7 @@ fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Res
         }
         namespaces.push(match typ == Pid && !spec.host_pid && !spec.share_process_namespace {
             true => json!({"type": kind}),
-            false => json!({"type": kind, "path": format!("/proc/{}/ns/{name}", facts::SANDBOX_PID)}),
+            false => json!({"type": kind, "path": format!("/proc/{}/ns/{name}", SANDBOX_PID)}),
         });
     }
     if !privileged {
@@ -215,9 +217,7 @@ fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Res
     if privileged {
         security::open_kernel_mounts(&mut spec);
     }
-    let mut facts = facts::of(&spec, &mounted.of_node, false);
-    facts.host_namespaces_joined = joined_node;
-    Ok(Case { name: String::new(), spec, facts, assumptions, depends: user.depends })
+    Ok(Case { name: String::new(), spec, node_namespaces: joined_node, assumptions, depends: user.depends })
 }
 
 fn to_spec(json: Value, field: &str) -> Result<Spec, Impossible> {
@@ -232,7 +232,7 @@ fn add_user_namespace(pod: &Pod, namespaces: &mut Vec<Value>, linux: &mut Value,
     }
     namespaces.push(match makes {
         true => json!({"type": "user"}),
-        false => json!({"type": "user", "path": format!("/proc/{}/ns/user", facts::SANDBOX_PID)}),
+        false => json!({"type": "user", "path": format!("/proc/{}/ns/user", SANDBOX_PID)}),
     });
     linux["uidMappings"] = mounts::id_mapping();
     linux["gidMappings"] = mounts::id_mapping();

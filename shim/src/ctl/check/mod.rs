@@ -2,7 +2,6 @@
 
 mod cri;
 mod diff;
-mod facts;
 mod input;
 mod judge;
 mod kube;
@@ -151,6 +150,9 @@ fn judge(subject: &Subject, config: &Config, args: &Args) -> Result<Result<Repor
             ModeName::Strict => Mode::Strict,
             ModeName::Audit => Mode::Audit,
         };
+    }
+    if policy.settings.require.mac_label {
+        reported.assumptions.insert("the node is taken to enforce AppArmor".to_owned());
     }
     reported.profile = Some(policy.profile.clone());
     reported.mode = Some(policy.settings.mode);

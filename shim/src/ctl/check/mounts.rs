@@ -19,8 +19,6 @@ pub(super) struct Mounted {
     pub propagation: Option<&'static str>,
     /// Block devices of `volumeDevices`.
     pub devices: Vec<Value>,
-    /// Where files of the node are mounted.
-    pub of_node: Vec<String>,
 }
 
 /// The directory the kubelet gives the pod.
@@ -121,10 +119,7 @@ fn volume(
     let volume = pod.spec.volumes.iter().find(|volume| volume.name == mount.name);
     let of_node = volume.and_then(|volume| volume.host_path.as_ref());
     let (source, always_read_only) = match (of_node, volume) {
-        (Some(host), _) if host.path.starts_with('/') => {
-            mounted.of_node.push(mount.mount_path.clone());
-            (host.path.clone(), false)
-        }
+        (Some(host), _) if host.path.starts_with('/') => (host.path.clone(), false),
         (Some(host), _) => {
             let message = format!("the hostPath {:?} of volume {:?} is not absolute", host.path, mount.name);
             return Err(Impossible::new(field, message));

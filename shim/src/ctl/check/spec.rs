@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use oci_spec::runtime::Spec;
 
 use super::cri::{Case, SANDBOX};
-use super::facts;
 use crate::policy::Role;
 
 pub(super) fn case(spec: &Spec) -> Case {
@@ -22,12 +21,10 @@ pub(super) fn case(spec: &Spec) -> Case {
     if sandbox {
         assumptions.insert("it is taken for the first container of its pod, as a sandbox is".to_owned());
     }
-    let mut facts = facts::of(spec, &[], sandbox);
-    facts.host_namespaces_joined = of_node.into_iter().map(|(typ, _)| typ).collect();
     Case {
         name: if sandbox { SANDBOX } else { "container" }.to_owned(),
         spec: spec.clone(),
-        facts,
+        node_namespaces: of_node.into_iter().map(|(typ, _)| typ).collect(),
         assumptions,
         depends: None,
     }

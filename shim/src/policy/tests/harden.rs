@@ -52,8 +52,10 @@ fn a_default_cri_container_is_brought_to_the_floor() {
         "no-new-privileges",
         "masked-paths",
         "memory-limit",
+        "swap-limit",
         "cpu-limit",
         "pids-limit",
+        "mount-flags",
         "agent-directories",
     ];
     assert_eq!(rules(hardened.changes()), expected);
@@ -76,7 +78,10 @@ fn hardening_twice_changes_nothing_more() {
 fn a_sandbox_gets_limits_but_no_agent_directories() {
     let hardened = hardened(bend(CRI_SANDBOX, &[]));
     assert_eq!(hardened.role(), Role::Sandbox);
-    assert_eq!(rules(hardened.changes()), ["capabilities", "masked-paths", "memory-limit", "cpu-limit", "pids-limit"]);
+    assert_eq!(
+        rules(hardened.changes()),
+        ["capabilities", "masked-paths", "memory-limit", "swap-limit", "cpu-limit", "pids-limit"]
+    );
 }
 
 #[test]
@@ -103,7 +108,9 @@ fn missing_capabilities_become_five_empty_lists() {
 fn agent_directories_are_given_only_where_the_pod_mounts_nothing() {
     let given = |destination: &str| -> Vec<String> {
         let mount = json!({"destination": destination, "type": "bind", "source": "/x", "options": ["rbind"]});
-        let hardened = hardened(container(&[("/mounts/-", mount)]));
+        let allow = Allowances { bind_sources: vec!["/x".into()], ..Allowances::default() };
+        let hardened =
+            judge_by(container(&[("/mounts/-", mount)]), &Settings { allow, ..Settings::default() }).unwrap();
         let of_floor = hardened.changes().iter().filter(|c| c.rule() == "agent-directories");
         of_floor.map(|c| c.what().split(':').next().unwrap().to_owned()).collect()
     };
@@ -166,8 +173,7 @@ fn the_unified_map_cannot_lift_a_limit() {
 
 #[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
-    let facts =
-        Facts { host_namespaces_joined: Vec::new(), swap_limit: false, leads_pod: true, node_files_mapped: Vec::new() };
+    let facts = Facts { swap_limit: false, ..facts(&container(&[])) };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
     let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
     assert_eq!(json(hardened.spec())["linux"]["resources"]["memory"], json!({"limit": MIB}));
@@ -251,7 +257,7 @@ fn nothing_runs_before_every_other_process_of_the_node() {
 #[test]
 fn an_update_with_a_path_for_a_key_is_refused_in_either_mode() {
     for settings in [Settings::default(), audit()] {
-        let floor = admit(container(&[]), &facts(), &settings).unwrap().harden().floor();
+        let floor = judge_by(container(&[]), &settings).unwrap().floor();
         for key in ["a/b", "..", "", "."] {
             assert!(harden_update(resources(json!({"unified": {key: "1"}})), &floor).is_err(), "{key}");
         }
@@ -267,7 +273,7 @@ fn audit_records_everything_and_changes_nothing() {
         ("/hooks", json!({"startContainer": [{"path": "/x"}]})),
     ]);
     let before = serde_json::to_string(&json(&spec)).unwrap();
-    let hardened = admit(spec.clone(), &facts(), &audit()).unwrap().harden();
+    let hardened = judge_by(spec.clone(), &audit()).unwrap();
     assert_eq!(serde_json::to_string(&json(hardened.spec())).unwrap(), before);
     assert_eq!(hardened.mode(), Mode::Audit);
     let found: Vec<_> = hardened.denials().iter().map(Denial::rule).collect();
@@ -282,14 +288,14 @@ fn audit_records_everything_and_changes_nothing() {
 
     let asked = resources(json!({"memory": {"limit": -1}}));
     let (now, changes) = harden_update(asked.clone(), &hardened.floor()).unwrap();
-    assert_eq!((now, rules(&changes)), (asked, vec!["memory-limit"]));
+    assert_eq!((now, rules(&changes)), (asked, vec!["memory-limit", "swap-limit"]));
 }
 
 #[test]
 fn audit_still_refuses_what_no_runtime_could_run() {
     for (id, spec) in broken() {
         let level = floor::RULES.iter().find(|r| r.id == id).unwrap().level;
-        let refused = admit(spec, &facts(), &audit()).is_err();
+        let refused = judge_by(spec, &audit()).is_err();
         assert_eq!(refused, level == floor::Level::Malformed, "{id}");
     }
 }

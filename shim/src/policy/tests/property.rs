@@ -17,6 +17,28 @@ fn places(value: &Value, at: String, found: &mut Vec<String>) {
     found.push(at);
 }
 
+const OPTIONS: [&str; 19] = [
+    "bind",
+    "rbind",
+    "ro",
+    "rw",
+    "rro",
+    "rrw",
+    "suid",
+    "nosuid",
+    "rsuid",
+    "rnosuid",
+    "dev",
+    "nodev",
+    "rdev",
+    "rnodev",
+    "rprivate",
+    "size=0",
+    "size=1m",
+    "size=64g",
+    "nr_blocks=1",
+];
+
 fn junk() -> impl Strategy<Value = Value> {
     let words = [
         "",
@@ -59,6 +81,8 @@ fn junk() -> impl Strategy<Value = Value> {
             json!({"memory.max": "max", "cpu.max": "max 1", "pids.max": "-3", "memory.swap.max": "9"})
         ),
         1 => Just(json!([{"allow": true, "type": "b", "access": "rwm"}])),
+        1 => Just(json!([{"pageSize": "2MB", "limit": u64::MAX}])),
+        3 => prop::sample::subsequence(OPTIONS.to_vec(), 0..OPTIONS.len()).prop_shuffle().prop_map(Value::from),
         3 => limit(),
     ]
 }
@@ -100,6 +124,9 @@ fn mutated() -> impl Strategy<Value = Spec> {
         "/process/capabilities",
         "/process/capabilities/ambient",
         "/hooks",
+        "/mounts/1/options",
+        "/mounts/11/options",
+        "/linux/resources/hugepageLimits",
     ]);
     let edit = (any::<Index>(), prop::option::weighted(0.5, optional), junk());
     let edits = prop::collection::vec(edit, 1..10);
@@ -157,6 +184,19 @@ fn assert_floor(spec: &Spec) {
         assert!(resources["unified"].get(key).is_none());
     }
     assert_eq!(resources["devices"][0]["allow"], json!(false));
+    for mount in now["mounts"].as_array().into_iter().flatten() {
+        let options: Vec<&str> = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let binds = mount["type"] == "bind" || options.iter().any(|option| ["bind", "rbind"].contains(option));
+        if binds || mount["type"] == "tmpfs" {
+            assert!(options.contains(&"nosuid") || options.contains(&"rnosuid"), "{mount}");
+            assert!(!options.contains(&"suid") && !options.contains(&"rsuid"), "{mount}");
+            let of_devices = mount["destination"] == "/dev" && !binds;
+            assert!(of_devices || options.contains(&"nodev") || options.contains(&"rnodev"), "{mount}");
+        }
+        if mount["type"] == "tmpfs" && !binds {
+            assert_eq!(options.iter().filter(|option| option.starts_with("size=")).count(), 1, "{mount}");
+        }
+    }
     let uid = &now["process"]["user"]["uid"];
     let user_namespace = now["linux"]["namespaces"].as_array().unwrap().iter().any(|n| n["type"] == "user");
     assert!(*uid != json!(0) || user_namespace || Role::of(spec) == Role::Sandbox);
@@ -186,10 +226,42 @@ proptest! {
     }
 
     #[test]
+    fn hardening_what_is_hardened_changes_nothing_and_strict_mode_has_nothing_to_add(spec in mutated()) {
+        let Ok(once) = judge(spec) else { return Ok(()) };
+        let twice = hardened(once.spec().clone());
+        prop_assert_eq!(twice.changes(), []);
+        prop_assert_eq!(twice.spec(), once.spec());
+        let strict = Settings { mode: Mode::Strict, ..Settings::default() };
+        let strict = judge_by(once.spec().clone(), &strict);
+        prop_assert!(strict.is_ok(), "{}", strict.unwrap_err());
+    }
+
+    #[test]
+    fn no_settings_and_no_spec_stop_the_judge(
+        spec in mutated(), limits: bool, seccomp_profile: bool, mac_label: bool, non_root_group: bool,
+        image_digest: bool, registry: bool, register: bool, strict: bool,
+    ) {
+        let settings = Settings {
+            mode: if strict { Mode::Strict } else { Mode::Enforce },
+            require: Requirements {
+                limits, seccomp_profile, mac_label, non_root_group, image_digest,
+                image_registries: registry.then(|| "docker.io".to_owned()).into_iter().collect(),
+                register_entry: register.then_some(Register::Any),
+            },
+            ..Settings::default()
+        };
+        // What is required only ever adds to what is refused.
+        if judge(spec.clone()).is_err() {
+            let denied = judge_by(spec, &settings).unwrap_err();
+            prop_assert!(denied.sentence(Some(u64::from(u32::MAX))).chars().count() <= 200);
+        }
+    }
+
+    #[test]
     fn audit_never_changes_a_byte(spec in mutated()) {
         let before = json(&spec);
-        if let Ok(admitted) = admit(spec, &facts(), &audit()) {
-            prop_assert_eq!(json(admitted.harden().spec()), before);
+        if let Ok(hardened) = judge_by(spec, &audit()) {
+            prop_assert_eq!(json(hardened.spec()), before);
         }
     }
 

@@ -1,0 +1,80 @@
+//! What the policy needs to know of the node and cannot find out itself: it does no I/O.
+
+mod binds;
+mod files;
+mod namespaces;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub use self::binds::{MountedError, check_mounted};
+pub use self::namespaces::{UserNamespaceError, proc_name, shared_with_node, user_namespace};
+pub use self::spec::{MAX_SPEC, SpecError, read_spec, spec_text};
+use crate::policy::{Facts, MandatoryAccessControl, Settings};
+
+/// Where a spec comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// containerd's bundle, in which the spec was found.
+    pub bundle: &'a Path,
+    /// The container's id.
+    pub id: &'a str,
+    /// The id of the container that its pod is named after.
+    pub group: &'a str,
+    /// The first processes of the pod's other containers.
+    pub peers: &'a [i32],
+    /// Files and directories of Curb's own, which no pod may have.
+    pub reserved: &'a [PathBuf],
+}
+
+/// What was found out of a spec, and what must still be so once its container exists.
+#[derive(Debug)]
+pub struct Gathered {
+    /// For the policy.
+    pub facts: Facts,
+    /// For after the create.
+    pub judged: Judged,
+}
+
+/// What was judged by name and is known again by its inode.
+#[derive(Debug)]
+pub struct Judged {
+    namespaces: Vec<(oci_spec::runtime::LinuxNamespaceType, (u64, u64))>,
+    mounts: Vec<binds::JudgedMount>,
+}
+
+/// Looks at what `spec` names on the node.
+pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered {
+    let leads_pod = origin.id == origin.group;
+    let joined = namespaces::joined(spec, (!leads_pod).then_some(origin.peers));
+    let binds = binds::sources(spec, origin.reserved);
+    let mounts = binds::judged(spec, &binds);
+    let facts = Facts {
+        leads_pod,
+        host_namespaces_joined: joined.host,
+        foreign_namespaces_joined: joined.foreign,
+        swap_limit: crate::cgroup::swap_limit(),
+        mandatory_access_control: mandatory_access_control(),
+        rootfs: origin.bundle.join("rootfs"),
+        own: files::of_pod(spec, origin),
+        allowed_sources: settings.allow.bind_sources.iter().filter_map(|path| fs::canonicalize(path).ok()).collect(),
+        binds,
+        hooks: files::hooks(spec, &settings.allow),
+        devices: files::devices(spec),
+    };
+    Gathered { facts, judged: Judged { namespaces: joined.judged, mounts } }
+}
+
+/// The security module that gives processes labels, if the node enforces one.
+fn mandatory_access_control() -> Option<MandatoryAccessControl> {
+    let says = |path: &str, word: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == word);
+    if says("/sys/fs/selinux/enforce", "1") {
+        return Some(MandatoryAccessControl::SeLinux);
+    }
+    says("/sys/module/apparmor/parameters/enabled", "Y").then_some(MandatoryAccessControl::AppArmor)
+}
