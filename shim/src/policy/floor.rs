@@ -323,15 +323,6 @@ rules! {
         cis: None,
         nist: Some("3.4.3, 4.4.3"),
     }
-    PROFILE {
-        id: "profile",
-        level: Level::Refuse,
-        reason: "a profile may allow what the node refuses, so the administrator says which namespaces may use which",
-        fix: "set annotation io.curb/profile to one the administrator allows, or leave it out",
-        pss: None,
-        cis: None,
-        nist: Some("4.4.3"),
-    }
     HOOKS {
         id: "hooks",
         level: Level::Refuse,
@@ -385,6 +376,15 @@ rules! {
         pss: None,
         cis: None,
         nist: Some("3.1.5, 4.1.5"),
+    }
+    PROFILE {
+        id: "profile",
+        level: Level::Refuse,
+        reason: "a profile may allow what the node refuses, so the administrator says which namespaces may use which",
+        fix: "set annotation io.curb/profile to one the administrator allows, or leave it out",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
     }
     INVALID_SPEC {
         id: "invalid-spec",

@@ -23,7 +23,7 @@ use crate::error::{TaskError, chain};
 use crate::facts;
 use crate::launch;
 use crate::leftovers;
-use crate::policy::{self, Hardened};
+use crate::policy::{self, Denied, Hardened};
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
@@ -87,8 +87,12 @@ impl Pod {
         let pinned = self.pin.of(&spec).await?;
         report.judged_by(&pinned);
         let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
-        let (hardened, judged) = match self.judge(spec, request, &pinned) {
-            Ok(judged) => judged,
+        let judgement = match &pinned.settings {
+            Ok(settings) => self.judge(spec, request, &pinned, settings),
+            Err(denied) => Err(denied.clone()),
+        };
+        let (hardened, judged) = match judgement {
+            Ok(admitted) => admitted,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
@@ -111,14 +115,14 @@ impl Pod {
         made
     }
 
-    /// The policy's verdict on `spec`, by what is found on the node, and what must still be so once it runs.
+    /// The verdict on `spec`, and what of it was judged by name.
     fn judge(
         &self,
         spec: Spec,
         request: &CreateTaskRequest,
         pinned: &Pinned,
-    ) -> Result<(Hardened, facts::Judged), policy::Denied> {
-        let settings = pinned.settings.as_ref().map_err(Clone::clone)?;
+        settings: &policy::Settings,
+    ) -> Result<(Hardened, facts::Judged), Denied> {
         let containers = self.containers();
         // The pid of one that has ended may be anybody's.
         let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));

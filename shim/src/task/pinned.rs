@@ -17,14 +17,14 @@ use crate::policy::{Denied, REGISTER_ANNOTATION, Register, Settings};
 pub struct Pinned {
     /// The log it names.
     pub trail: Trail,
+    /// Files of Curb's own that no pod may mount.
+    pub reserved: Vec<PathBuf>,
     /// Hex sha256 of the node's configuration.
     pub config_digest: String,
     /// Hex sha256 of the policy; empty where there is none.
     pub policy_digest: String,
     /// The name of the profile, also of one that is refused.
     pub profile: String,
-    /// Files of Curb's own that the configuration places, which no pod may have.
-    pub reserved: [PathBuf; 3],
     /// What judges, unless the pod asks for a profile that it may not have.
     pub settings: Result<Settings, Denied>,
 }
@@ -42,8 +42,8 @@ impl Pinned {
             Err(ChoiceError::Config(error)) => return Err(error),
         };
         let audit = &config.audit;
-        let reserved = [audit.path.clone(), audit.key_file.clone(), audit.state.clone()];
-        Ok(Pinned { trail, config_digest: config.digest(), policy_digest, profile, reserved, settings })
+        let reserved = vec![audit.path.clone(), audit.key_file.clone(), audit.state.clone()];
+        Ok(Pinned { trail, reserved, config_digest: config.digest(), policy_digest, profile, settings })
     }
 }
 

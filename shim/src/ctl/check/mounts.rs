@@ -96,7 +96,7 @@ pub(super) fn of(
     all.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": cgroup}));
     all.retain(|default| {
         let path = default["destination"].as_str().unwrap_or_default();
-        !taken(path) && !(taken("/dev") && path.starts_with("/dev/"))
+        !(taken(path) || taken("/dev") && path.starts_with("/dev/"))
     });
     all.extend(binds);
     mounted.mounts = all;
