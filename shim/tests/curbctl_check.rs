@@ -19,7 +19,8 @@ fn curbctl(args: &[&str]) -> Output {
 }
 
 fn check(args: &[&str]) -> (i32, String) {
-    let defaults = ["check", "--config", "no-such-directory"];
+    // A directory without a configuration gives the defaults.
+    let defaults = ["check", "--config", "."];
     let output = curbctl(&[&defaults, args].concat());
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
@@ -28,7 +29,8 @@ fn check(args: &[&str]) -> (i32, String) {
 /// What it says of text on standard input.
 fn check_text(text: &[u8], args: &[&str]) -> (i32, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_curbctl"))
-        .args([&["check", "--config", "no-such-directory", "-"], args].concat())
+        .args([&["check", "--config", ".", "-"], args].concat())
+        .current_dir(file(""))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -92,6 +94,15 @@ fn a_deployment_and_what_lies_beside_it() {
 }
 
 #[test]
+fn a_directory_that_is_not_there_is_no_configuration() {
+    let output = curbctl(&["check", "--config", "absent", "good.yaml"]);
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(2), b"curbctl: absent is no directory\n".as_slice())
+    );
+}
+
+#[test]
 fn each_field_of_a_pod_meets_its_rule() {
     let cases = [
         ("hostPID: true", SAFE, "host-namespaces"),
@@ -99,6 +110,22 @@ fn each_field_of_a_pod_meets_its_rule() {
         ("hostNetwork: true", SAFE, "host-namespaces"),
         ("", "securityContext: {runAsUser: 0}", "run-as-root"),
         ("", "securityContext: {privileged: true, runAsUser: 1}", "privileged"),
+        (
+            "volumes: [{name: v, hostPath: {path: /srv}}]",
+            "securityContext: {runAsUser: 1}\nvolumeMounts: [{name: v, mountPath: /v}]",
+            "bind-sources",
+        ),
+        (
+            "volumes: [{name: v, hostPath: {path: /run}}]",
+            "securityContext: {runAsUser: 1}\nvolumeMounts: [{name: v, mountPath: /v, subPath: containerd}]",
+            "node-interfaces",
+        ),
+        ("", "securityContext: {runAsUser: 1}\nvolumeDevices: [{name: v, devicePath: /dev/disk}]", "host-devices"),
+        (
+            "hostUsers: false\nvolumes: [{name: v, hostPath: {path: /srv}}]",
+            "volumeMounts: [{name: v, mountPath: /v}]",
+            "bind-sources",
+        ),
         ("securityContext: {runAsUser: 1, sysctls: [{name: kernel.core_pattern, value: x}]}", "", "unsafe-sysctls"),
     ];
     for (spec, container, rule) in cases {
@@ -106,6 +133,11 @@ fn each_field_of_a_pod_meets_its_rule() {
         assert!(code == 1 && rules.iter().any(|found| found == rule), "{spec} {container}: {code} {rules:?}");
     }
     assert_eq!(refusals(&pod("", SAFE), &[]), (0, vec![]));
+    // Root of a user namespace is nobody on the node.
+    assert_eq!(refusals(&pod("hostUsers: false", "securityContext: {runAsUser: 0}"), &[]), (0, vec![]));
+    let volumes = "volumes:\n- {name: a, emptyDir: {}}\n- {name: b, secret: {secretName: s}}\n- {name: c, configMap: {name: m}}\n- {name: d, projected: {}}\n- {name: e, persistentVolumeClaim: {claimName: x}}";
+    let mounts = ["a", "b", "c", "d", "e"].map(|name| format!("- {{name: {name}, mountPath: /{name}}}")).join("\n");
+    assert_eq!(refusals(&pod(volumes, &format!("{SAFE}\nvolumeMounts:\n{mounts}")), &[]), (0, vec![]));
 }
 
 #[test]
@@ -113,7 +145,7 @@ fn what_the_image_decides_is_not_passed_over() {
     let text = pod("", "");
     assert_eq!(refusals(&text, &[]).0, 2);
     let (_, out) = check_text(text.as_bytes(), &[]);
-    assert!(out.contains("depends on the image's USER") && out.contains("cannot be judged"), "{out}");
+    assert!(out.contains("depends on the image's USER") && out.contains("undecided"), "{out}");
     assert_eq!(refusals(&text, &["--image-user", "1000"]), (0, vec![]));
     assert_eq!(refusals(&text, &["--image-user", "0"]).0, 1);
     // The kubelet keeps root out by itself.
@@ -149,7 +181,7 @@ fn all_that_makes_pods_is_looked_into() {
 fn a_spec_is_told_from_a_pod_by_what_it_holds() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy/fixtures/cri-container.json");
     let (code, out) = check(&[fixture.to_str().unwrap()]);
-    assert!(code == 0 && out.contains("admitted with amendments") && out.contains("@@ root.readonly"), "{out}");
+    assert!(code == 0 && out.contains("container: admitted, amended") && out.contains("@@ root.readonly"), "{out}");
     let json =
         r#"{"kind": "Pod", "metadata": {"name": "p"}, "spec": {"hostPID": true, "containers": [{"name": "c"}]}}"#;
     assert!(refusals(json, &[]).1.contains(&"host-namespaces".to_owned()));
@@ -184,7 +216,7 @@ fn a_mistake_is_named_with_document_line_and_field() {
             "document 1, line 1",
             "field process.args",
         ),
-        ("kind: Service\n".to_owned(), "no pod is looked for in a Service", "nothing that could be judged"),
+        ("kind: Service\n".to_owned(), "a Service is no kind that is judged", "nothing that could be judged"),
         (String::new(), "", "nothing that could be judged"),
         ("kind: Pod\nspec: {}\n".to_owned(), "document 1, line 1", "field spec.containers"),
     ];

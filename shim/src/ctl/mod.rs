@@ -1,4 +1,4 @@
-//! `curbctl`: what a security reviewer asks, of the profiles and of a live node.
+//! `curbctl`: what a security reviewer asks, of the profiles and of a live node, and a pod's author of a pod.
 //!
 //! Every command writes text for people, or JSON for machines with `--json`, and tells its outcome in the exit code:
 //! 0 when all is as it should be, 1 when it found a fault, 2 when it could not look.
@@ -18,7 +18,7 @@ mod verify;
 use crate::error::chain;
 use crate::plain::plain;
 
-/// Reads Curb's seccomp profiles, and proves what a node enforces.
+/// Reads Curb's rules and profiles, judges pods by them, and proves what a node enforces.
 #[derive(Debug, Parser)]
 #[command(name = "curbctl", version)]
 struct Cli {
@@ -31,6 +31,10 @@ enum Command {
     /// Prove and read the audit log
     Audit(audit::Args),
     /// Tell what Curb would say to a pod or an OCI spec
+    ///
+    /// Reads pods, and whatever holds the template of one, of any number of documents. What a node or an image would
+    /// have to tell is assumed, and each assumption printed. Exits with 0 if all is admitted, amended or not, 1 if
+    /// anything is refused, and 2 if something cannot be judged.
     Check(check::Args),
     /// Print and check the node's configuration
     Config(config::Args),

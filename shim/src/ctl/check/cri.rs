@@ -13,7 +13,6 @@ use serde_json::{Map, Value, json};
 use super::kube::{Container, Pod};
 use super::{mounts, resources, security};
 use crate::policy::floor::{MASKED, READ_ONLY};
-use crate::policy::{Facts, Settings};
 
 /// Stand-ins for the names that a node would make up.
 pub(super) const POD_UID: &str = "00000000-0000-0000-0000-000000000000";
@@ -22,31 +21,21 @@ pub(super) const SANDBOX_ID: &str = "0000000000000000000000000000000000000000000
 /// The name of the case of the sandbox.
 pub(super) const SANDBOX: &str = "sandbox";
 
+/// The process of the sandbox whose namespaces the containers join. No process has a number so high.
+const SANDBOX_PID: u32 = 4_194_305;
+
 /// A spec to judge, and what was assumed to make it.
 pub(super) struct Case {
     /// As `container agent`.
     pub name: String,
     pub spec: Spec,
-    /// Whether it is the first container of its pod.
-    pub leads_pod: bool,
-    /// The kinds of namespace it joins that are the node's.
-    pub joins_node: Vec<LinuxNamespaceType>,
+    /// The namespaces that it joins by path and that are the node's.
+    pub node_namespaces: Vec<LinuxNamespaceType>,
     /// What holds on most nodes and for most images.
     pub assumptions: BTreeSet<String>,
     /// What may or may not hold, and decides.
     pub depends: Option<String>,
 }
-
-impl Case {
-    /// What a node would say of it.
-    pub(super) fn facts(&self, settings: &Settings) -> Facts {
-        let host_namespaces_joined = self.joins_node.clone();
-        Facts { leads_pod: self.leads_pod, host_namespaces_joined, ..Facts::assumed(&self.spec, settings) }
-    }
-}
-
-/// The process of the sandbox whose namespaces the containers join. No process has a number so high.
-const SANDBOX_PID: u32 = 4_194_305;
 
 /// A field that no runtime could be asked for.
 #[derive(Debug, thiserror::Error)]
@@ -153,14 +142,8 @@ fn sandbox(pod: &Pod) -> Result<Case, Impossible> {
         "linux": linux,
     });
     let spec = to_spec(spec_json, "the sandbox")?;
-    Ok(Case {
-        name: SANDBOX.to_owned(),
-        spec,
-        leads_pod: true,
-        joins_node: Vec::new(),
-        assumptions: BTreeSet::new(),
-        depends: None,
-    })
+    let (node_namespaces, assumptions) = (Vec::new(), BTreeSet::new());
+    Ok(Case { name: SANDBOX.to_owned(), spec, node_namespaces, assumptions, depends: None })
 }
 
 fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Result<Case, Impossible> {
@@ -170,7 +153,7 @@ fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Res
     let user = security::user(pod, container, field, image, &mut assumptions)?;
 
     let mut namespaces = vec![json!({"type": "mount"})];
-    let mut joins_node = Vec::new();
+    let mut joined_node = Vec::new();
     use LinuxNamespaceType::{Ipc, Network, Pid, Uts};
     for (kind, name, typ, of_node) in [
         ("ipc", "ipc", Ipc, spec.host_ipc),
@@ -179,7 +162,7 @@ fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Res
         ("pid", "pid", Pid, spec.host_pid),
     ] {
         if of_node {
-            joins_node.push(typ);
+            joined_node.push(typ);
         }
         namespaces.push(match typ == Pid && !spec.host_pid && !spec.share_process_namespace {
             true => json!({"type": kind}),
@@ -234,7 +217,7 @@ fn container(pod: &Pod, container: &Container, field: &str, image: Image) -> Res
     if privileged {
         security::open_kernel_mounts(&mut spec);
     }
-    Ok(Case { name: String::new(), spec, leads_pod: false, joins_node, assumptions, depends: user.depends })
+    Ok(Case { name: String::new(), spec, node_namespaces: joined_node, assumptions, depends: user.depends })
 }
 
 fn to_spec(json: Value, field: &str) -> Result<Spec, Impossible> {

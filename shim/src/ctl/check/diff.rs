@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// One value that changed.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Change {
-    /// As `process.noNewPrivileges` or `mounts[11]`.
+    /// As `process.noNewPrivileges`, `linux.devices[0]` or `mounts[/work]`.
     pub path: String,
     /// What it was; `None` if there was none. Of a list of plain values, those that went.
     pub was: Option<Value>,
@@ -45,7 +45,9 @@ fn arrays(path: String, was: &[Value], now: &[Value], changes: &mut Vec<Change>)
     let plain = |list: &[Value]| list.iter().all(|value| !value.is_object() && !value.is_array());
     if plain(was) && plain(now) {
         let beyond = |list: &[Value], other: &[Value]| {
-            let missing: Vec<Value> = list.iter().filter(|value| !other.contains(value)).cloned().collect();
+            let mut missing: Vec<Value> = list.iter().filter(|value| !other.contains(value)).cloned().collect();
+            // Sets have no order of their own in JSON.
+            missing.sort_by_cached_key(Value::to_string);
             (!missing.is_empty()).then_some(Value::from(missing))
         };
         let (went, came) = (beyond(was, now), beyond(now, was));
@@ -61,7 +63,11 @@ fn arrays(path: String, was: &[Value], now: &[Value], changes: &mut Vec<Change>)
     let tail = was.iter().rev().zip(now.iter().rev()).take(rest).take_while(|(was, now)| was == now).count();
     let (was, now) = (&was[head..was.len() - tail], &now[head..now.len() - tail]);
     for index in 0..was.len().max(now.len()) {
-        compare(format!("{path}[{}]", head + index), was.get(index), now.get(index), changes);
+        let (was, now) = (was.get(index), now.get(index));
+        // Mounts are known by where they are, not by their number.
+        let place = was.or(now).and_then(|value| value.get("destination")).and_then(Value::as_str);
+        let place = place.map_or_else(|| (head + index).to_string(), str::to_owned);
+        compare(format!("{path}[{place}]"), was, now, changes);
     }
 }
 

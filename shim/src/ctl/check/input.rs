@@ -99,7 +99,7 @@ impl Input {
             kind => {
                 let kind: String = kind.chars().take(64).collect();
                 let at = format!("document {}, line {}", document.number, document.line);
-                self.warnings.push(format!("{at}: no pod is looked for in a {}", plain(&kind)));
+                self.warnings.push(format!("{at}: a {} is no kind that is judged", plain(&kind)));
                 return Ok(());
             }
         };

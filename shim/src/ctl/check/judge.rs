@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::cri::Case;
 use super::diff::{self, Change};
 use crate::policy::floor::{Level, RULES, Rule};
-use crate::policy::{Denial, Denied, Mode, Settings, admit};
+use crate::policy::{
+    Admitted, Change as Amendment, Denial, Denied, Facts, MandatoryAccessControl, Mode, Settings, admit,
+};
 
 /// What would become of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,7 +48,8 @@ pub(super) struct Judgement {
 }
 
 pub(super) fn judge(case: &Case, settings: &Settings) -> Result<Judgement, serde_json::Error> {
-    let admitted = admit(case.spec.clone(), &case.facts(settings), settings);
+    let facts = facts(case, settings);
+    let admitted = admit(case.spec.clone(), &facts, settings);
     let mut judgement = Judgement {
         name: case.name.clone(),
         verdict: Verdict::Refuse,
@@ -56,7 +59,7 @@ pub(super) fn judge(case: &Case, settings: &Settings) -> Result<Judgement, serde
         sentence: None,
         diff: Vec::new(),
     };
-    match admitted.map(crate::policy::Admitted::harden) {
+    match admitted.map(Admitted::harden) {
         Ok(hardened) => {
             judgement.refusals = hardened.denials().iter().map(refusal).collect();
             judgement.amendments = amendments(hardened.changes());
@@ -79,6 +82,15 @@ pub(super) fn judge(case: &Case, settings: &Settings) -> Result<Judgement, serde
     Ok(judgement)
 }
 
+/// What the policy is told of a node, where there is none to look at.
+fn facts(case: &Case, settings: &Settings) -> Facts {
+    let mut facts = Facts::assumed(&case.spec, settings);
+    facts.host_namespaces_joined.clone_from(&case.node_namespaces);
+    // The stricter of the two: every pod has a profile that does not ask for none.
+    facts.mandatory_access_control = Some(MandatoryAccessControl::AppArmor).filter(|_| settings.require.mac_label);
+    facts
+}
+
 /// The judgement on a pod whose profile is none that it may have.
 pub(super) fn without_policy(name: &str, denied: &Denied) -> Judgement {
     Judgement {
@@ -99,7 +111,7 @@ fn would_amend(case: &Case, settings: &Settings) -> Vec<Finding> {
         return Vec::new();
     }
     let audit = Settings { mode: Mode::Audit, ..settings.clone() };
-    let hardened = admit(case.spec.clone(), &case.facts(&audit), &audit).map(crate::policy::Admitted::harden);
+    let hardened = admit(case.spec.clone(), &facts(case, settings), &audit).map(Admitted::harden);
     hardened.map(|hardened| amendments(hardened.changes())).unwrap_or_default()
 }
 
@@ -108,8 +120,8 @@ fn refusal(denial: &Denial) -> Finding {
     Finding { rule: denial.rule(), level, found: denial.found().to_owned(), fix: denial.fix() }
 }
 
-fn amendments(changes: &[crate::policy::Change]) -> Vec<Finding> {
-    let finding = |change: &crate::policy::Change| {
+fn amendments(changes: &[Amendment]) -> Vec<Finding> {
+    let finding = |change: &Amendment| {
         let rule = rule(change.rule());
         Finding {
             rule: change.rule(),

@@ -52,7 +52,7 @@ pub(super) struct Args {
     /// Leave out what would be changed in the spec
     #[arg(long)]
     no_diff: bool,
-    /// Print what is amended of the pause container too, of which no field of a pod decides
+    /// Print also what is changed in any pod, and in the pause container
     #[arg(long)]
     all: bool,
     /// Print JSON
@@ -80,6 +80,10 @@ enum CheckError {
 
 pub(super) fn run(args: Args, out: &mut dyn Write) -> Result<Outcome, Error> {
     let config = match &args.config {
+        // A misspelt name would be judged by the defaults.
+        Some(directory) if !directory.is_dir() => {
+            return Err(format!("{} is no directory", plain(&directory.display().to_string())).into());
+        }
         Some(directory) => config::load_as(directory, Trust::Anyone)?,
         None => config::load(Path::new(DIRECTORY))?,
     };
@@ -99,7 +103,7 @@ pub(super) fn run(args: Args, out: &mut dyn Write) -> Result<Outcome, Error> {
     }
     match args.json {
         true => report.print_json(out)?,
-        false => report.print_text(out, Show { diff: !args.no_diff, pause: args.all })?,
+        false => report.print_text(out, Show { diff: !args.no_diff, all: args.all })?,
     }
     let verdicts = || report.subjects.iter().flat_map(|subject| &subject.containers).map(|container| container.verdict);
     if verdicts().any(|verdict| verdict == Verdict::Refuse) {
@@ -150,6 +154,9 @@ fn judge(subject: &Subject, config: &Config, args: &Args) -> Result<Result<Repor
             ModeName::Strict => Mode::Strict,
             ModeName::Audit => Mode::Audit,
         };
+    }
+    if policy.settings.require.mac_label {
+        reported.assumptions.insert("the node is taken to enforce AppArmor".to_owned());
     }
     reported.profile = Some(policy.profile.clone());
     reported.mode = Some(policy.settings.mode);

@@ -22,8 +22,8 @@ const WIDTH: usize = 100;
 pub(super) struct Show {
     /// The changes in the spec.
     pub diff: bool,
-    /// What is amended of the pause container.
-    pub pause: bool,
+    /// What no field of a pod decides.
+    pub all: bool,
 }
 
 /// What is said of a file.
@@ -79,10 +79,10 @@ impl Reported {
     }
 
     /// The worst of its containers.
-    fn verdict(&self) -> Verdict {
-        let order = [Verdict::Refuse, Verdict::Unknown, Verdict::Amend];
-        let has = |verdict: &Verdict| self.containers.iter().any(|container| container.verdict == *verdict);
-        order.into_iter().find(has).unwrap_or(Verdict::Admit)
+    fn word(&self) -> &'static str {
+        let order = [Verdict::Refuse, Verdict::Unknown, Verdict::Amend].map(word);
+        let has = |word: &&'static str| self.containers.iter().any(|container| container.word() == *word);
+        order.into_iter().find(has).unwrap_or(word(Verdict::Admit))
     }
 }
 
@@ -98,12 +98,28 @@ impl Subject {
     }
 }
 
+impl Judgement {
+    /// The amendments that a pod's author could have made, and the rules of those that Curb makes for any pod.
+    fn amendments(&self, all: bool) -> (Vec<&Finding>, BTreeSet<&'static str>) {
+        let own = |finding: &&Finding| all || (self.name != SANDBOX && finding.level != "give");
+        let (told, given): (Vec<_>, Vec<_>) = self.amendments.iter().partition(own);
+        (told, given.into_iter().map(|finding| finding.rule).collect())
+    }
+
+    fn word(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Amend if self.amendments(false).0.is_empty() => "admitted",
+            verdict => word(verdict),
+        }
+    }
+}
+
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Admit => "admitted as it is",
-        Verdict::Amend => "admitted with amendments",
+        Verdict::Admit => "admitted",
+        Verdict::Amend => "admitted, amended",
         Verdict::Refuse => "refused",
-        Verdict::Unknown => "cannot be judged",
+        Verdict::Unknown => "undecided",
     }
 }
 
@@ -132,7 +148,7 @@ impl Report {
 
 impl Reported {
     fn print(&self, file: &str, out: &mut dyn Write, show: Show) -> io::Result<()> {
-        writeln!(out, "{}: {}", self.title, word(self.verdict()))?;
+        writeln!(out, "{}: {}", self.title, self.word())?;
         writeln!(out, "  from {file}, document {}, line {}", self.document, self.line)?;
         if let (Some(profile), Some(mode)) = (&self.profile, self.mode) {
             let mode = match mode {
@@ -150,24 +166,23 @@ impl Reported {
         }
         let audit = self.mode == Some(Mode::Audit);
         for container in &self.containers {
-            writeln!(out, "\n  {}: {}", plain(&container.name), word(container.verdict))?;
+            writeln!(out, "\n  {}: {}", plain(&container.name), container.word())?;
             if let Some(depends) = &container.depends_on {
                 writeln!(out, "    {depends}")?;
             }
-            findings(out, if audit { "would refuse" } else { "refuse" }, &container.refusals)?;
-            if container.name == SANDBOX && !show.pause {
-                let rules: BTreeSet<&str> = container.amendments.iter().map(|amendment| amendment.rule).collect();
-                if !rules.is_empty() {
-                    let rules = rules.into_iter().collect::<Vec<_>>().join(", ");
-                    writeln!(out, "    of the pause container itself, which no field of a pod decides: {rules}")?;
-                }
-                sentence(container, out)?;
-                continue;
+            let refusals: Vec<&Finding> = container.refusals.iter().collect();
+            findings(out, if audit { "would refuse" } else { "refuse" }, &refusals)?;
+            let (amendments, given) = container.amendments(show.all);
+            let would = audit || container.verdict == Verdict::Refuse;
+            findings(out, if would { "would amend" } else { "amend" }, &amendments)?;
+            if !given.is_empty() && !would {
+                let given = given.into_iter().collect::<Vec<_>>().join(", ");
+                writeln!(out, "    given to any pod, with no field for it: {given}")?;
             }
-            let refused = container.verdict == Verdict::Refuse;
-            findings(out, if audit || refused { "would amend" } else { "amend" }, &container.amendments)?;
-            sentence(container, out)?;
-            if show.diff && !container.diff.is_empty() {
+            if let Some(sentence) = &container.sentence {
+                writeln!(out, "    kubectl describe pod would say:\n      {sentence}")?;
+            }
+            if show.diff && (container.name != SANDBOX || show.all) && !container.diff.is_empty() {
                 writeln!(out, "    the spec containerd writes (-) and what would run (+):")?;
                 for change in &container.diff {
                     writeln!(out, "      @@ {}", plain(&change.path))?;
@@ -183,15 +198,8 @@ impl Reported {
     }
 }
 
-fn sentence(container: &Judgement, out: &mut dyn Write) -> io::Result<()> {
-    match &container.sentence {
-        Some(sentence) => writeln!(out, "    kubectl describe pod would say:\n      {sentence}"),
-        None => Ok(()),
-    }
-}
-
 /// Rules one under another; of several findings of one rule the fix is told once.
-fn findings(out: &mut dyn Write, what: &str, findings: &[Finding]) -> io::Result<()> {
+fn findings(out: &mut dyn Write, what: &str, findings: &[&Finding]) -> io::Result<()> {
     for (index, finding) in findings.iter().enumerate() {
         writeln!(out, "    {what} {}: {}", finding.rule, plain(&finding.found))?;
         let last = findings.get(index + 1).is_none_or(|next| next.rule != finding.rule);

@@ -82,8 +82,8 @@ pub(super) fn user(
         }
         (None, None) => {
             depends = Some(
-                "runAsUser is not set, so it depends on the image's USER: root is refused. Set runAsUser, or \
-                 runAsNonRoot: true, or say --image-user UID"
+                "runAsUser is not set, so it depends on the image's USER, and root is refused: set runAsUser, or \
+                 runAsNonRoot: true, or tell with --image-user"
                     .to_owned(),
             );
             SOMEBODY
@@ -95,7 +95,7 @@ pub(super) fn user(
             Some(gid) => id(gid, of_pod, "runAsGroup")?,
             None => {
                 assumptions.insert(
-                    "runAsGroup is not set: gid 0 is taken, which a uid has that the image's /etc/passwd does not know"
+                    "runAsGroup is not set: taken to be 0, as for a uid that is not in the image's /etc/passwd"
                         .to_owned(),
                 );
                 0

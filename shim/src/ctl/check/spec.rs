@@ -24,8 +24,7 @@ pub(super) fn case(spec: &Spec) -> Case {
     Case {
         name: if sandbox { SANDBOX } else { "container" }.to_owned(),
         spec: spec.clone(),
-        leads_pod: sandbox,
-        joins_node: of_node.into_iter().map(|(typ, _)| typ).collect(),
+        node_namespaces: of_node.into_iter().map(|(typ, _)| typ).collect(),
         assumptions,
         depends: None,
     }
