@@ -5,7 +5,7 @@
 use curb_tests::api::cri::ContainerState;
 use curb_tests::api::tasks::Status;
 use curb_tests::task::process;
-use curb_tests::{Node, Result, config};
+use curb_tests::{Node, Result, config, moment};
 use nix::sys::signal::Signal;
 
 async fn tasks_survive(signal: Signal) -> Result<()> {
@@ -61,11 +61,11 @@ async fn pods_survive_a_restart_of_containerd() -> Result<()> {
     assert_eq!(running.status().await?.state(), ContainerState::ContainerRunning);
     assert_eq!(running.exec(["echo", "still"]).await?.stdout, "still\n");
     let before = pod.log("running").lines().count();
-    for _ in 0..100 {
+    for _ in 0..500 {
         if pod.log("running").lines().count() > before {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        moment().await;
     }
     assert!(pod.log("running").lines().count() > before, "no log after the restart");
     pod.remove().await?;
@@ -117,11 +117,11 @@ async fn a_killed_shim_takes_its_task_along() -> Result<()> {
             node.signal(pid, Signal::SIGKILL)?;
         }
         // containerd notices the lost connection and runs the shim's `delete`.
-        for _ in 0..250 {
+        for _ in 0..500 {
             if task.state("").await.is_err_and(|status| status.code() == tonic::Code::NotFound) {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            moment().await;
         }
         task.forget().await?;
         if config::under_test() == "runc" {

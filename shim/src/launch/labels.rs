@@ -107,9 +107,10 @@ impl Labels {
         make: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let Some(label) = &self.selinux else { return make() };
-        let set = |label: &str| {
-            let asked = open(proc, "keycreate").and_then(|file| write(&file, label));
-            asked.map_err(|errno| Failure::because("label the session keyring", go_errno(errno)))
+        let set = |now: &str| {
+            let asked = open(proc, "keycreate").and_then(|file| write(&file, now));
+            let step = || format!("label the session keyring {label:?}");
+            asked.map_err(|errno| Failure::because(step(), go_errno(errno)))
         };
         set(label)?;
         let made = make();
