@@ -150,3 +150,38 @@ async fn a_killed_shim_takes_its_whole_pod_along() -> Result<()> {
     pod.remove().await?;
     node.expect_nothing_left().await
 }
+
+#[tokio::test]
+async fn what_a_reboot_leaves_blocks_no_start() -> Result<()> {
+    // /run is empty, while containerd's own records on the disk are as they were.
+    const BOOT: &str = "awk '$2 ~ \"^/run/(containerd|netns|curb)/\" {print $2}' /proc/self/mounts | sort -r | \
+        xargs -r umount --lazy; rm -rf /run/containerd /run/curb /run/cni /run/netns; ip link delete cni0";
+    let node = Node::start().await?;
+    let pod = node.pod("rebooted").run().await?;
+    let before = pod.container("main").image("probe").command(["/probe", "sleep"]).start().await?;
+    node.stop_containerd(Signal::SIGKILL).await?;
+    // The shims first: one that lives would put a container's end on record.
+    for name in ["containerd-shim-runc-v2", "containerd-shim-curb-v1", "pause", "probe"] {
+        for pid in node.processes(name) {
+            node.signal(pid, Signal::SIGKILL)?;
+            while node.proc(pid, "exe").exists() {
+                moment().await;
+            }
+        }
+    }
+    // The kernel empties the cgroups of killed processes a moment later; systemd removes its own.
+    while let Some(cgroup) = node.cgroups().children().first() {
+        if std::fs::remove_dir(cgroup).is_err() {
+            moment().await;
+        }
+    }
+    node.run(&["sh", "-c", BOOT])?;
+    node.start_containerd().await?;
+    assert_eq!(before.status().await?.state(), ContainerState::ContainerExited);
+    let again = node.pod("rebooted").run().await?;
+    let after = again.container("main").image("probe").command(["/probe", "sleep"]).start().await?;
+    assert_eq!(after.status().await?.state(), ContainerState::ContainerRunning);
+    again.remove().await?;
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
