@@ -254,29 +254,51 @@ async fn sigterm_ends_the_pod_and_tells_every_exit() -> Result<()> {
     nothing_left(&node).await
 }
 
+/// A pod in full life, and then a script under it while containerd is away.
+async fn ends_of<'n>(node: &'n Node, script: &str) -> Result<Vec<Task<'n>>> {
+    let tasks = whole_pod(node).await?;
+    daemon(node);
+    node.stop_containerd(Signal::SIGKILL).await?;
+    let began = Instant::now();
+    node.run(&["sh", "-c", script])?;
+    until("the daemon ended", 5, async || node.processes(SHIM).is_empty()).await?;
+    println!("ended after {:?}", began.elapsed());
+    Ok(tasks)
+}
+
 #[tokio::test]
 async fn bundles_removed_under_a_running_pod_end_it() -> Result<()> {
     let node = Node::start().await?;
-    let tasks = whole_pod(&node).await?;
-    daemon(&node);
-    // What rke2-killall.sh does: containerd first, then the shims it knows by name (not ours), then every mount and
-    // directory below its state.
-    node.stop_containerd(Signal::SIGKILL).await?;
-    let began = Instant::now();
-    node.run(&[
-        "sh",
-        "-c",
+    let tasks = ends_of(
+        &node,
         "awk '$2 ~ \"^/run/containerd/\" {print $2}' /proc/self/mounts | sort -r | xargs -r -n1 umount && \
          rm -rf /run/containerd/io.containerd.runtime.v2.task/default/*",
-    ])?;
-    until("the daemon ended", 5, async || node.processes(SHIM).is_empty()).await?;
-    println!("ended after {:?}", began.elapsed());
+    )
+    .await?;
     nothing_left(&node).await?;
     node.start_containerd().await?;
     for task in &tasks {
         cleaned_up(task).await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn roots_removed_under_a_running_pod_end_it() -> Result<()> {
+    let node = Node::start().await?;
+    // What rke2-killall.sh does, once it has stopped containerd and killed the shims it knows by their path (not ours):
+    // every mount below the state of containerd goes with its mount point, and the bundles stay.
+    let tasks = ends_of(
+        &node,
+        "mounts=$(awk '$2 ~ \"^/run/containerd/\" {print $2}' /proc/self/mounts | sort -r) && \
+         umount -- $mounts && rm -rf --one-file-system -- $mounts",
+    )
+    .await?;
+    node.start_containerd().await?;
+    for task in &tasks {
+        cleaned_up(task).await?;
+    }
+    nothing_left(&node).await
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use curb_tests::api::cri::ContainerState;
 use curb_tests::api::tasks::Status;
 use curb_tests::task::process;
-use curb_tests::{Node, Result, config};
+use curb_tests::{Node, Result, config, moment};
 use nix::sys::signal::Signal;
 
 async fn tasks_survive(signal: Signal) -> Result<()> {
@@ -61,11 +61,11 @@ async fn pods_survive_a_restart_of_containerd() -> Result<()> {
     assert_eq!(running.status().await?.state(), ContainerState::ContainerRunning);
     assert_eq!(running.exec(["echo", "still"]).await?.stdout, "still\n");
     let before = pod.log("running").lines().count();
-    for _ in 0..100 {
+    for _ in 0..500 {
         if pod.log("running").lines().count() > before {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        moment().await;
     }
     assert!(pod.log("running").lines().count() > before, "no log after the restart");
     pod.remove().await?;
@@ -117,11 +117,11 @@ async fn a_killed_shim_takes_its_task_along() -> Result<()> {
             node.signal(pid, Signal::SIGKILL)?;
         }
         // containerd notices the lost connection and runs the shim's `delete`.
-        for _ in 0..250 {
+        for _ in 0..500 {
             if task.state("").await.is_err_and(|status| status.code() == tonic::Code::NotFound) {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            moment().await;
         }
         task.forget().await?;
         if config::under_test() == "runc" {
@@ -147,6 +147,41 @@ async fn a_killed_shim_takes_its_whole_pod_along() -> Result<()> {
         node.signal(pid, Signal::SIGKILL)?;
     }
     first.wait_exit().await?;
+    pod.remove().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn what_a_reboot_leaves_blocks_no_start() -> Result<()> {
+    // /run is empty, while containerd's own records on the disk are as they were.
+    const BOOT: &str = "awk '$2 ~ \"^/run/(containerd|netns|curb)/\" {print $2}' /proc/self/mounts | sort -r | \
+        xargs -r umount --lazy; rm -rf /run/containerd /run/curb /run/cni /run/netns; ip link delete cni0";
+    let node = Node::start().await?;
+    let pod = node.pod("rebooted").run().await?;
+    let before = pod.container("main").image("probe").command(["/probe", "sleep"]).start().await?;
+    node.stop_containerd(Signal::SIGKILL).await?;
+    // The shims first: one that lives would put a container's end on record.
+    for name in ["containerd-shim-runc-v2", "containerd-shim-curb-v1", "pause", "probe"] {
+        for pid in node.processes(name) {
+            node.signal(pid, Signal::SIGKILL)?;
+            while node.proc(pid, "exe").exists() {
+                moment().await;
+            }
+        }
+    }
+    // The kernel empties the cgroups of killed processes a moment later; systemd removes its own.
+    while let Some(cgroup) = node.cgroups().children().first() {
+        if std::fs::remove_dir(cgroup).is_err() {
+            moment().await;
+        }
+    }
+    node.run(&["sh", "-c", BOOT])?;
+    node.start_containerd().await?;
+    assert_eq!(before.status().await?.state(), ContainerState::ContainerExited);
+    let again = node.pod("rebooted").run().await?;
+    let after = again.container("main").image("probe").command(["/probe", "sleep"]).start().await?;
+    assert_eq!(after.status().await?.state(), ContainerState::ContainerRunning);
+    again.remove().await?;
     pod.remove().await?;
     node.expect_nothing_left().await
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use curb_tests::api::tasks::Status;
 use curb_tests::config::Settings;
 use curb_tests::task::process;
-use curb_tests::{Node, Result, cgroup};
+use curb_tests::{Node, Result, cgroup, moment};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ async fn twenty_failing_creates_leave_the_daemon_as_it_was() -> Result<()> {
             if held(&node) == before {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            moment().await;
         }
         assert_eq!(held(&node), before, "round {round}");
     }
@@ -108,6 +108,7 @@ async fn a_signal_never_hits_who_has_the_process_id_later() -> Result<()> {
     for pid in [exec, init] {
         let line = fs::read(node.proc(pid, "cmdline"))?;
         assert!(line.starts_with(b"sleep\0"), "process {pid} was hit: {line:?}");
+        node.signal(pid, Signal::SIGKILL)?;
     }
     node.expect_nothing_left().await
 }

@@ -6,7 +6,7 @@
 use curb_tests::api::tasks::Status;
 use curb_tests::events::{Recorder, line};
 use curb_tests::task::process;
-use curb_tests::{Node, Result, config};
+use curb_tests::{Node, Result, config, moment};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::Code;
@@ -217,7 +217,7 @@ async fn pids_metrics_and_kill_all_cover_every_process() -> Result<()> {
         if pids.len() == 4 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        moment().await;
     }
     assert!(pids.len() == 4 && pids.contains(&exec), "{pids:?} and {exec}");
     let metrics = task.metrics().await?.unwrap();

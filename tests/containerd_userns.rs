@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use curb_tests::config::Settings;
 use curb_tests::pod::Pod;
 use curb_tests::websocket::{Stream, WebSocket};
-use curb_tests::{Node, Result, config};
+use curb_tests::{Node, Result, config, moment, patience};
 use serde_json::{Value, json};
 
 /// Where the ids of a pod begin on the node.
@@ -111,12 +111,12 @@ async fn a_pod_in_a_user_namespace_has_a_network() -> Result<()> {
     let pod = pod(&node, "network").await?;
     let _server = pod.container("server").shell("echo reached | nc -l -p 8080").start().await?;
     let address: SocketAddr = format!("{}:8080", pod.ip().await?).parse()?;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + patience(10);
     // The server listens some time after it was started, and nothing else tells.
     let mut connection = loop {
         match node.connect(address) {
             Err(_) if std::time::Instant::now() < deadline => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                moment().await;
             }
             connected => break connected?,
         }

@@ -83,7 +83,9 @@ impl Node {
         }
         // Not under /tmp, which may be a tmpfs or an overlay: overlayfs wants a real upper file system.
         let dir = tempfile::Builder::new().prefix("curb-node-").tempdir_in("/var/tmp")?.keep();
-        let system = config::on_systems_node() && settings.containerd == Containerd::from_env()?;
+        // What was set up once, for all tests, is no use to one that wants another.
+        let usual = settings.containerd == Containerd::from_env()? && !settings.introspected;
+        let system = config::on_systems_node() && usual;
         let cgroups = CgroupParent::unique(system);
         let mut child = Command::new(config::built()?.join("curb-node-init"))
             .args(system.then_some("--here"))

@@ -52,7 +52,9 @@ impl Reader {
 impl Stdio {
     /// Makes the FIFOs in the node. A terminal has no standard error.
     pub fn open(node: &Node, terminal: bool) -> Result<Self> {
-        let inside = format!("/run/stdio/{}", node.unique());
+        // Of the node's own name where the node is a whole machine, which has others after it.
+        let name = node.data().file_name().unwrap_or_default().to_string_lossy();
+        let inside = format!("/run/stdio/{name}/{}", node.unique());
         let outside = node.path(&inside);
         fs::create_dir_all(&outside)?;
         for name in ["stdin", "stdout", "stderr"] {

@@ -33,7 +33,9 @@ impl Node {
     pub fn task(&self, name: &str, args: &[&str]) -> TaskBuilder<'_> {
         let id = format!("{name}-{}", self.unique());
         let spec = default_spec(&self.cgroups().of_spec(&id), args);
-        TaskBuilder { node: self, id, spec, terminal: false, stdio: None, runtime: config::under_test() }
+        let lower = vec![config::cache().join("rootfs/probe")];
+        let runtime = config::under_test();
+        TaskBuilder { node: self, id, spec, terminal: false, stdio: None, runtime, lower, overlay: Vec::new() }
     }
 
     /// The task of a CRI container, for calls that CRI does not have.
@@ -95,6 +97,9 @@ pub struct TaskBuilder<'n> {
     terminal: bool,
     stdio: Option<[String; 3]>,
     runtime: String,
+    /// The overlay's lower directories and further options.
+    lower: Vec<PathBuf>,
+    overlay: Vec<String>,
 }
 
 impl<'n> TaskBuilder<'n> {
@@ -123,6 +128,18 @@ impl<'n> TaskBuilder<'n> {
         self.set("/process/terminal", json!(true))
     }
 
+    /// A directory of the node below the layers the root has.
+    pub fn layer(mut self, dir: PathBuf) -> Self {
+        self.lower.push(dir);
+        self
+    }
+
+    /// Has `linux.mountLabel` in the spec and on the root, where containerd's own clients put it.
+    pub fn mount_label(mut self, label: &str) -> Self {
+        self.overlay.push(format!("context=\"{label}\""));
+        self.set("/linux/mountLabel", label.into())
+    }
+
     /// Standard input, output and error as they are sent, in place of FIFOs.
     pub fn stdio(mut self, urls: [&str; 3]) -> Self {
         self.stdio = Some(urls.map(str::to_owned));
@@ -148,12 +165,13 @@ impl<'n> TaskBuilder<'n> {
         for dir in [&upper, &work] {
             fs::create_dir_all(dir)?;
         }
-        let lower = config::cache().join("rootfs/probe");
-        let options = vec![
-            format!("lowerdir={}", lower.display()),
+        let lower: Vec<_> = self.lower.iter().map(|dir| dir.display().to_string()).collect();
+        let mut options = vec![
+            format!("lowerdir={}", lower.join(":")),
             format!("upperdir={}", upper.display()),
             format!("workdir={}", work.display()),
         ];
+        options.extend(self.overlay);
         let rootfs =
             Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), options, ..Default::default() };
         let (stdio, [stdin, stdout, stderr]) = match self.stdio {

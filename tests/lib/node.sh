@@ -6,6 +6,7 @@ NODE_SUITE=trixie
 NODE_CACHE=/var/cache/curb-tests
 NODE_PACKAGES=(
     systemd systemd-sysv udev dbus linux-image-cloud-amd64 kmod
+    selinux-policy-default policycoreutils selinux-utils
     runc apparmor containernetworking-plugins iproute2 procps busybox-static ca-certificates
 )
 # Nothing a test looks at, and each costs seconds of an emulated boot. containerd loads its AppArmor profile itself.
@@ -57,7 +58,7 @@ qemu() {
 node_dir() {
     local digest
     digest=$({
-        declare -f fill_node
+        declare -f fill_node label_node
         echo "$(node_packages_dir)" "${NODE_WITHOUT[@]}" "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"
         cd "$CURB_ROOT/tests/node/root" && find . -type f -printf '%m %p\n' -exec sha256sum {} +
     } | sort | sha256sum)
@@ -105,9 +106,28 @@ fill_node() {
     for version in "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"; do
         cp -a "$(containerd_dir "$version")" "$root$NODE_CACHE/"
     done
+    label_node "$root"
     truncate -s 8G "$out/root.img"
     quietly mkfs.ext4 -q -E root_owner=0:0 -d "$root" "$out/root.img"
     rm -rf "$root"
+}
+
+# Gives each file the SELinux label it has on a node, so that one booted with SELinux need not do it first.
+label_node() {
+    local root=$1 contexts=/etc/selinux/default/contexts/files version
+    for version in "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"; do
+        echo "$NODE_CACHE/containerd-$version/usr /usr"
+    done >"$root$contexts/file_contexts.subs"
+    quietly chroot "$root" semodule --noreload --install /etc/selinux/node.cil
+    quietly chroot "$root" setfiles -F "$contexts/file_contexts" /
+}
+
+# The same for the second disk's files.
+label_payload() {
+    local root
+    root=$(node_packages_dir)
+    quietly "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" \
+        "$root/usr/sbin/setfiles" -F -r "$1" "$CURB_ROOT/tests/node/contexts" "$1"
 }
 
 # KVM where a guest really runs on it. There are machines with a /dev/kvm on which none does, so a kernel is

@@ -132,13 +132,15 @@ async fn serve(pod: Arc<Pod>, listener: StdListener, socket: &Path, starter: &mu
 
 /// Ends what lost its bundle: a container, or the pod with its own.
 ///
-/// `rke2-killall.sh` does not know this binary and removes the bundles under it; nothing else would end the pod then.
+/// `rke2-killall.sh` does not know this binary and takes the root file systems away under it, and `rke2-uninstall.sh`
+/// the bundles; nothing else would end the pod then.
 async fn bundles_removed(pod: &Arc<Pod>, names: &[String]) {
     let named = |bundle: &Path| names.is_empty() || names.iter().any(|name| bundle.ends_with(name));
     let gone = |bundle: &Path| named(bundle) && !bundle.exists();
-    if gone(&pod.bundle) {
+    let uprooted = names.iter().any(|name| name == ROOT) && !pod.bundle.join(ROOT).exists();
+    if uprooted || gone(&pod.bundle) {
         if !pod.is_empty() {
-            log::warn!("the pod's bundle was removed: ending the pod");
+            log::warn!("the pod's bundle was removed, or the root in it: ending the pod");
         }
         pod.end_all().await;
         pod.shutdown();
@@ -182,7 +184,10 @@ impl futures_core::Stream for SameUser {
     }
 }
 
-/// Watches the directory that holds the pod's bundles, by inotify(7).
+/// The mount point in a bundle that containerd makes for the root file system and removes with the bundle.
+const ROOT: &str = "rootfs";
+
+/// Watches the directory that holds the pod's bundles, and the pod's own bundle, by inotify(7).
 struct BundleWatch {
     inotify: AsyncFd<OwnedFd>,
 }
@@ -192,7 +197,9 @@ impl BundleWatch {
         let failed = |errno: rustix::io::Errno| VerbError::Io { step: "watch the bundle", source: errno.into() };
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
         let removal = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR;
-        inotify::add_watch(&inotify, bundle.parent().unwrap_or(bundle), removal).map_err(failed)?;
+        for directory in [bundle.parent().unwrap_or(bundle), bundle] {
+            inotify::add_watch(&inotify, directory, removal).map_err(failed)?;
+        }
         Ok(BundleWatch { inotify: watch_fd(inotify, Interest::READABLE).map_err(VerbError::io("watch the bundle"))? })
     }
 

@@ -17,7 +17,7 @@ use super::error::{Failure, Step};
 use super::executor::{self, InitExecutor, Payload};
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
-use super::labels::{Labels, label_mounts};
+use super::labels::{Labels, MountLabel};
 use super::propagation::ProcPaths;
 use super::protocol::{self, CreateRequest};
 use super::userns::UserNamespace;
@@ -38,7 +38,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let labels = Labels::of(&process);
     labels.check()?;
     let linux = spec.linux().as_ref();
-    let mount_label = linux.and_then(|linux| linux.mount_label().clone());
+    let mount_label = MountLabel::of(linux.and_then(|linux| linux.mount_label().as_deref()))?;
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let filters = Filters::make(profile, common.floor, dir, &siblings)?;
     let (count, told) = (filters.count(), filters.told.clone());
@@ -58,7 +58,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     drop(root);
     let staged = stage::take(&mut mounts, dir, user_namespace.as_ref())?;
     let sealed = cgroupfs::expand(&mut mounts, &hierarchies, own_cgroups)?;
-    label_mounts(&mut mounts, mount_label.as_deref())?;
+    let queues = mount_label.give(&mut mounts);
     normalised.spec.set_mounts(Some(mounts));
     if user_namespace.is_some() {
         userns::raise_limits(&process)?;
@@ -104,11 +104,12 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     }
     propagation::check_proc(&luggage.proc, pid, &covered)?;
     propagation::check_dev(&luggage.proc, pid, normalised.spec.mounts().as_deref().unwrap_or_default())?;
-    if !normalised.propagation.is_empty() || !sealed.is_empty() {
+    if !normalised.propagation.is_empty() || !sealed.is_empty() || mount_label.is_given() {
         // The last thing this process does but answer, so nobody minds that it is in the container's tree from here on.
         nix::sched::setns(&pidfd, CloneFlags::CLONE_NEWNS).step("enter the container's mount namespace")?;
         propagation::apply(&normalised.propagation)?;
         propagation::seal(&sealed)?;
+        mount_label.give_late(&queues, &covered.masked)?;
     }
     Ok(Made { pid, pidfd, console, filters: count, told })
 }

@@ -7,16 +7,22 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{Mount, Process};
+use rustix::fs::{OFlags, XattrFlags, fsetxattr};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
+};
 use serde::{Deserialize, Serialize};
 
-use super::error::{Failure, go_errno};
+use super::error::{Failure, Step, go_errno};
 use super::normalise::is_bind;
+use super::propagation::{open_in_root, open_mount};
 
 /// File systems whose files have labels of their own and take none for the whole mount; runc labels none of them either.
 const LABELLED_BY_THEMSELVES: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];
@@ -101,9 +107,10 @@ impl Labels {
         make: impl FnOnce() -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let Some(label) = &self.selinux else { return make() };
-        let set = |label: &str| {
-            let asked = open(proc, "keycreate").and_then(|file| write(&file, label));
-            asked.map_err(|errno| Failure::because("label the session keyring", go_errno(errno)))
+        let set = |now: &str| {
+            let asked = open(proc, "keycreate").and_then(|file| write(&file, now));
+            let step = || format!("label the session keyring {label:?}");
+            asked.map_err(|errno| Failure::because(step(), go_errno(errno)))
         };
         set(label)?;
         let made = make();
@@ -112,31 +119,86 @@ impl Labels {
     }
 }
 
-/// Gives every mount that holds no labels of its own the spec's `mountLabel` (mount(8), `context=`).
-///
-/// # Errors
-/// On a node without SELinux.
-pub(super) fn label_mounts(mounts: &mut [Mount], label: Option<&str>) -> Result<(), Failure> {
-    let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(()) };
-    let step = "read the security labels";
-    if !selinux_enabled() {
-        return Err(Failure::because(step, "a mount label is specified in config, but selinux is disabled"));
-    }
-    if label.contains(['"', '\\']) || label.contains(|c: char| c.is_ascii_control()) {
-        return Err(Failure::because(step, format!("the mount label {label:?} cannot be quoted")));
-    }
-    for mount in mounts {
-        let kind = mount.typ().as_deref().unwrap_or_default();
-        let labelled = mount.options().iter().flatten().any(|option| option.starts_with("context="));
-        if is_bind(mount) || labelled || LABELLED_BY_THEMSELVES.contains(&kind) {
-            continue;
+/// The spec's `mountLabel`, for what the container's own mounts hold.
+#[derive(Debug)]
+pub(super) struct MountLabel(Option<String>);
+
+impl MountLabel {
+    /// That of `label`; an empty one is none.
+    ///
+    /// # Errors
+    /// On a node without SELinux.
+    pub(super) fn of(label: Option<&str>) -> Result<Self, Failure> {
+        let step = "read the security labels";
+        let label = label.filter(|label| !label.is_empty());
+        if label.is_some() && !selinux_enabled() {
+            return Err(Failure::because(step, "a mount label is specified in config, but selinux is disabled"));
         }
-        // Quoted, because the categories of a context are separated by commas as options are.
-        let mut options = mount.options().clone().unwrap_or_default();
-        options.push(format!("context=\"{label}\""));
-        mount.set_options(Some(options));
+        match label.filter(|label| label.contains(['"', '\\']) || label.contains(|c: char| c.is_ascii_control())) {
+            Some(odd) => Err(Failure::because(step, format!("the mount label {odd:?} cannot be quoted"))),
+            None => Ok(MountLabel(label.map(str::to_owned))),
+        }
     }
-    Ok(())
+
+    /// Gives it to every mount that holds no labels of its own (mount(8), `context=`). Returns the destinations of
+    /// those that can have it only once they are mounted.
+    pub(super) fn give(&self, mounts: &mut [Mount]) -> Vec<PathBuf> {
+        let mut late = Vec::new();
+        let Some(label) = &self.0 else { return late };
+        for mount in mounts {
+            let kind = mount.typ().as_deref().unwrap_or_default();
+            if kind == "mqueue" {
+                late.push(mount.destination().clone());
+            }
+            let labelled = mount.options().iter().flatten().any(|option| option.starts_with("context="));
+            if is_bind(mount) || labelled || LABELLED_BY_THEMSELVES.contains(&kind) {
+                continue;
+            }
+            // Not quoted: libcontainer hands each option to fsconfig(2), which takes it to the letter.
+            let mut options = mount.options().clone().unwrap_or_default();
+            options.push(format!("context={label}"));
+            mount.set_options(Some(options));
+        }
+        late
+    }
+
+    /// Labels the roots of the message queues mounted at `queues`, and puts labelled masks over those of the masked
+    /// directories `masks`, which libcontainer leaves without a label. This process must be where
+    /// [`super::propagation::apply`] must.
+    pub(super) fn give_late(&self, queues: &[PathBuf], masks: &[String]) -> Result<(), Failure> {
+        let Some(label) = &self.0 else { return Ok(()) };
+        for queue in queues {
+            let step = format!("label the message queues at {}", queue.display());
+            let root = open_mount(queue, OFlags::RDONLY | OFlags::DIRECTORY, &step)?;
+            let value = format!("{label}\0");
+            fsetxattr(&root, "security.selinux", value.as_bytes(), XattrFlags::empty()).step(step)?;
+        }
+        for path in masks {
+            let step = format!("label the mask of {path}");
+            match open_in_root(Path::new(path), OFlags::PATH | OFlags::DIRECTORY) {
+                // No such path, or a file, whose mask is the null device.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                mask => cover(&mask.step(&step)?, label).step(&step)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`MountLabel::give_late`] has anything to do.
+    pub(super) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Mounts an empty, read-only and labelled file system on a directory.
+fn cover(directory: &OwnedFd, label: &str) -> rustix::io::Result<()> {
+    let empty = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&empty, "context", label)?;
+    fsconfig_set_flag(&empty, "ro")?;
+    fsconfig_create(&empty)?;
+    let mount = fsmount(&empty, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mount, "", directory, "", both)
 }
 
 /// Whether AppArmor is enabled.
@@ -225,8 +287,28 @@ mod tests {
 
     #[test]
     fn a_mount_label_needs_selinux() {
-        let mut mounts = vec![Mount::default()];
-        assert!(label_mounts(&mut mounts, None).is_ok() && label_mounts(&mut mounts, Some("")).is_ok());
-        assert_eq!(label_mounts(&mut mounts, Some(CONTEXT)).is_ok(), selinux_enabled());
+        for none in [None, Some("")] {
+            let label = MountLabel::of(none).unwrap();
+            let mut mounts = vec![Mount::default()];
+            assert!(label.give(&mut mounts).is_empty() && mounts == [Mount::default()]);
+            assert!(label.give_late(&["/nowhere".into()], &["/nowhere".into()]).is_ok());
+        }
+        assert_eq!(MountLabel::of(Some(CONTEXT)).is_ok(), selinux_enabled());
+    }
+
+    #[test]
+    fn a_mount_that_can_be_labelled_is() {
+        let mut mounts: Vec<Mount> = serde_json::from_str(
+            r#"[{"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid"]},
+                {"destination":"/dev/mqueue","type":"mqueue","source":"mqueue"},
+                {"destination":"/proc","type":"proc","source":"proc"},
+                {"destination":"/volume","type":"bind","source":"/volume","options":["rbind"]}]"#,
+        )
+        .unwrap();
+        let before = mounts.clone();
+        assert_eq!(MountLabel(Some(CONTEXT.to_owned())).give(&mut mounts), [PathBuf::from("/dev/mqueue")]);
+        let options = ["nosuid".to_owned(), format!("context={CONTEXT}")];
+        assert_eq!(mounts[0].options().as_deref(), Some(options.as_slice()));
+        assert_eq!(mounts[1..], before[1..]);
     }
 }

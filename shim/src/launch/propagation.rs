@@ -14,7 +14,7 @@ use super::normalise::{Propagation, clean};
 pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
     for wanted in propagation {
         let step = format!("set the propagation of the mount at {}", wanted.destination.display());
-        let mount = open_mount(&wanted.destination, &step)?;
+        let mount = open_mount(&wanted.destination, OFlags::PATH, &step)?;
         crate::sys::mount_set_propagation(&mount, wanted.kind, wanted.recursive).step(step)?;
     }
     Ok(())
@@ -24,22 +24,27 @@ pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
 pub(super) fn seal(destinations: &[PathBuf]) -> Result<(), Failure> {
     for destination in destinations {
         let step = format!("make the mount at {} read-only", destination.display());
-        let mount = open_mount(destination, &step)?;
+        let mount = open_mount(destination, OFlags::PATH, &step)?;
         crate::sys::mount_set_read_only(&mount).step(step)?;
     }
     Ok(())
 }
 
-fn open_mount(destination: &Path, step: &str) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mount = openat2(CWD, destination, flags, Mode::empty(), resolve).step(step)?;
+/// Opens a mount's root; `how` says for what.
+pub(super) fn open_mount(destination: &Path, how: OFlags, step: &str) -> Result<OwnedFd, Failure> {
+    let mount = open_in_root(destination, how).step(step)?;
     let found = statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).step(step)?;
     // A peer that shares a volume could have put a link in the way.
     if !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
         return Err(Failure::because(step, "it is not a mount"));
     }
     Ok(mount)
+}
+
+/// Opens a path of the container, whose root this process must have.
+pub(super) fn open_in_root(path: &Path, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(CWD, path, how | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Refuses a container in which anything but the runtime's own masks lies on `/proc`, whatever way a mount was led

@@ -73,6 +73,10 @@ fn configure(mount: &Mount, options: &Options) -> io::Result<Option<OwnedFd>> {
                     }
                 }
             }
+            // mount(8) has labels in quotes, because the kernel splits its options at commas; here nobody takes them off.
+            Some((key @ ("context" | "fscontext" | "defcontext" | "rootcontext"), label)) => {
+                fsconfig_set_string(&context, key, label.trim_matches('"'))?;
+            }
             Some((key, value)) => fsconfig_set_string(&context, key, value)?,
             None => fsconfig_set_flag(&context, option.as_str())?,
         }
