@@ -1,5 +1,4 @@
-//! A connection to systemd: over its own socket, as systemctl does it for root, or over the system bus where that is not
-//! in reach.
+//! A connection to systemd: over the system bus or, where there is none, over systemd's own socket, as runc does it.
 //!
 //! At its own socket nobody but systemd speaks. On the bus anybody may send a signal to anybody, and one that is sent to
 //! us by name passes by the rule that chooses signals: there each message must bear the name systemd has.
@@ -78,10 +77,10 @@ enum Peer {
 impl Bus {
     /// Connects and makes sure that the ends of jobs are told.
     pub async fn connect() -> Result<Self, BusError> {
-        match UnixStream::connect(PRIVATE).await {
+        match UnixStream::connect(SYSTEM_BUS).await {
+            Ok(stream) => Self::on_bus(stream).await,
             // There systemd tells everything to everybody.
-            Ok(stream) => Self::over(stream).await,
-            Err(_) => Self::on_bus(UnixStream::connect(SYSTEM_BUS).await?).await,
+            Err(_) => Self::over(UnixStream::connect(PRIVATE).await?).await,
         }
     }
 
