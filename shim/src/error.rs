@@ -43,9 +43,9 @@ impl TaskError {
         match self {
             TaskError::NotFound(_) => Code::NOT_FOUND,
             TaskError::AlreadyExists(_) => Code::ALREADY_EXISTS,
-            TaskError::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
+            // PERMISSION_DENIED would do, but containerd 1.7 does not know it and calls it unknown.
+            TaskError::FailedPrecondition(_) | TaskError::Refused(_) => Code::FAILED_PRECONDITION,
             TaskError::InvalidArgument(_) => Code::INVALID_ARGUMENT,
-            TaskError::Refused(_) => Code::PERMISSION_DENIED,
             TaskError::Unimplemented(_) => Code::UNIMPLEMENTED,
             // containerd's own shim answers UNKNOWN for every runtime failure, and clients match on that.
             TaskError::Failed(_) => Code::UNKNOWN,
@@ -86,12 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_permission_denied_and_a_failed_step_is_unknown() {
+    fn a_refusal_is_a_failed_precondition_and_a_failed_step_is_unknown() {
         let code = |error: TaskError| match ttrpc::Error::from(error) {
             ttrpc::Error::RpcStatus(status) => status.code(),
             other => panic!("not a status: {other}"),
         };
-        assert_eq!(code(TaskError::Refused("no".into())), Code::PERMISSION_DENIED);
+        assert_eq!(code(TaskError::Refused("no".into())), Code::FAILED_PRECONDITION);
         assert_eq!(code(TaskError::Failed("no".into())), Code::UNKNOWN);
         assert_eq!(code(TaskError::Unimplemented("no".into())), Code::UNIMPLEMENTED);
     }

@@ -139,3 +139,132 @@ fn a_link_is_not_followed_to_a_spec() {
     std::os::unix::fs::symlink("real.json", bundle.path().join("config.json")).unwrap();
     assert!(matches!(read_spec(bundle.path()), Err(SpecError::Read(_))));
 }
+
+fn with_mounts(mounts: Value) -> Spec {
+    let mut spec: Value = serde_json::from_str(FIXTURES[2]).unwrap();
+    spec["mounts"] = mounts;
+    serde_json::from_value(spec).unwrap()
+}
+
+fn bind(source: &Path) -> Value {
+    serde_json::json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind"]})
+}
+
+#[test]
+fn a_source_is_followed_to_where_it_leads_and_known_by_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = fs::canonicalize(dir.path()).unwrap();
+    fs::create_dir_all(real.join("reserved/deep")).unwrap();
+    fs::create_dir(real.join("plain")).unwrap();
+    std::os::unix::fs::symlink(real.join("plain"), real.join("link")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/root", real.join("magic")).unwrap();
+    let look = |path: &Path| {
+        let found = binds::sources(&with_mounts(serde_json::json!([bind(path)])), &[real.join("reserved/deep")]);
+        assert_eq!(found.len(), 1);
+        found.into_iter().next().unwrap()
+    };
+    let plain = look(&real.join("link/../plain/."));
+    assert_eq!((plain.path, plain.shows), (Some(real.join("plain")), None));
+    assert_eq!(look(&real.join("link")).path, Some(real.join("plain")));
+    for shows in [real.clone(), real.join("reserved"), real.join("reserved/deep"), "/".into()] {
+        assert!(look(&shows).shows.is_some(), "{}", shows.display());
+    }
+    assert_eq!(look(Path::new("/proc/self")).shows.as_deref(), Some("proc"));
+    for nowhere in
+        [real.join("missing"), "relative".into(), real.join("magic/etc"), "/proc/self/root/etc".into(), "".into()]
+    {
+        let found = look(&nowhere);
+        assert_eq!((found.path, found.id), (None, None), "{}", nowhere.display());
+    }
+}
+
+#[test]
+fn a_mount_that_a_later_one_hides_is_not_looked_for() {
+    let at = |destination: &str| serde_json::json!({"destination": destination, "type": "bind", "source": "/usr"});
+    let spec =
+        with_mounts(serde_json::json!([at("/a"), at("/a/b"), at("/c/./d/../"), at("/a/b/"), at("/c/e"), at("/x")]));
+    let mut spec = serde_json::to_value(spec).unwrap();
+    spec["linux"]["maskedPaths"] = serde_json::json!(["/x"]);
+    let spec: Spec = serde_json::from_value(spec).unwrap();
+    let seen = format!("{:?}", binds::judged(&spec, &binds::sources(&spec, &[])));
+    let order: Vec<_> =
+        ["\"/a\"", "\"/a/b\"", "\"/c\"", "\"/c/e\"", "\"/x\""].map(|at| seen.matches(at).count()).to_vec();
+    assert_eq!(order, [1, 1, 1, 1, 0], "{seen}");
+}
+
+#[test]
+fn what_is_not_mounted_as_judged_is_found() {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let at = |destination: &str, source: &str| {
+        let mount = serde_json::json!({"destination": destination, "type": "bind", "source": source});
+        let spec = with_mounts(serde_json::json!([mount]));
+        let mounts = binds::judged(&spec, &binds::sources(&spec, &[]));
+        check_mounted(own, &Judged { namespaces: Vec::new(), mounts })
+    };
+    // A mount of the node itself stands for one of a container.
+    at("/proc", "/proc").unwrap();
+    assert!(matches!(at("/proc", "/sys"), Err(MountedError::Exchanged(_))));
+    // The right file, but no mount of its own.
+    assert!(matches!(at("/proc/self/fd/..", "/proc/self"), Err(MountedError::Exchanged(_))));
+    assert!(matches!(at("/nowhere/at/all", "/usr"), Err(MountedError::Look { .. })));
+    let both = with_mounts(serde_json::json!([
+        {"destination": "/proc", "type": "bind", "source": "/proc"}, {"destination": "/./proc/", "type": "bind", "source": "/proc"},
+    ]));
+    let mut mounts = binds::judged(&both, &binds::sources(&both, &[]));
+    assert_eq!(mounts.len(), 1);
+    mounts.extend(binds::judged(&both, &binds::sources(&both, &[])));
+    assert!(check_mounted(own, &Judged { namespaces: Vec::new(), mounts }).is_err(), "one mount passed for two");
+    let namespaces = vec![(LinuxNamespaceType::Network, (0, 0))];
+    let joined = check_mounted(own, &Judged { namespaces, mounts: Vec::new() });
+    assert!(matches!(joined, Err(MountedError::Joined(LinuxNamespaceType::Network))));
+}
+
+#[test]
+fn a_container_joins_only_what_its_pod_has() {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let spec = |path: &str| -> Spec {
+        let mut spec: Value = serde_json::from_str(FIXTURES[2]).unwrap();
+        spec["linux"]["namespaces"] = serde_json::json!([{"type": "network", "path": path}]);
+        serde_json::from_value(spec).unwrap()
+    };
+    let network = format!("/proc/{own}/ns/net");
+    let joined = namespaces::joined(&spec(&network), Some(&[own]));
+    assert_eq!((joined.host.len(), joined.foreign.len(), joined.judged.len()), (1, 0, 1));
+    // Nobody of the pod is left, or only a process that is none.
+    for peers in [&[][..], &[0, i32::MAX]] {
+        assert_eq!(namespaces::joined(&spec(&network), Some(peers)).foreign, [LinuxNamespaceType::Network]);
+    }
+    assert!(namespaces::joined(&spec(&network), None).foreign.is_empty());
+    assert_eq!(namespaces::joined(&spec("/nowhere"), None).host, [LinuxNamespaceType::Network]);
+}
+
+#[test]
+fn a_hook_is_roots_alone_only_with_all_that_is_above_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let settings = |path: &Path, sha256| Settings {
+        allow: crate::policy::Allowances {
+            hooks: vec![crate::policy::AllowedHook { path: path.to_owned(), sha256 }],
+            ..Default::default()
+        },
+        ..Settings::default()
+    };
+    let look = |path: &Path, sha256| {
+        let mut spec: Value = serde_json::from_str(FIXTURES[2]).unwrap();
+        spec["hooks"] = serde_json::json!({"poststop": [{"path": path}]});
+        let spec: Spec = serde_json::from_value(spec).unwrap();
+        files::hooks(&spec, &settings(path, sha256).allow)[0]
+    };
+    // The directory of temporary files is anybody's.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hook");
+    fs::write(&file, "abc").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let found = look(&file, Some([0; 32]));
+    let digest = crate::hex::encode(&found.sha256.unwrap());
+    assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert!(!found.roots_alone);
+    assert!(look(Path::new("/etc/passwd"), None).roots_alone && look(Path::new("/etc/passwd"), None).sha256.is_none());
+    for other in ["/etc/../etc/passwd", "/etc", "/nowhere", "etc/passwd", "/proc/self/exe"] {
+        assert!(!look(Path::new(other), None).roots_alone, "{other}");
+    }
+}

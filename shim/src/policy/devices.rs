@@ -31,7 +31,7 @@ pub(super) fn judge(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denia
         let kind = device.typ().as_str().to_owned();
         format!("device {path} ({kind} {}:{})", device.major(), device.minor())
     });
-    let rules = rules.iter().filter(|rule| opens(rule) && !is_covered(rule, linux, &allowed, allow)).map(|rule| {
+    let rules = rules.iter().filter(|rule| opens(rule) && !is_covered(rule, linux, allow)).map(|rule| {
         let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
         let kind = rule.typ().unwrap_or_default().as_str().to_owned();
         format!("leave to open the devices {kind} {}:{}", number(rule.major()), number(rule.minor()))
@@ -72,19 +72,13 @@ fn is_allowed(device: &LinuxDevice, facts: &Facts, allow: &Allowances) -> bool {
         })
 }
 
-/// Whether a rule opens nothing but default devices, allowed numbers, or a node that the spec has and may have.
-fn is_covered(
-    rule: &LinuxDeviceCgroup,
-    linux: &Linux,
-    allowed: &dyn Fn(&LinuxDevice) -> bool,
-    allow: &Allowances,
-) -> bool {
+/// Whether a rule opens nothing but default devices, allowed numbers, or a node of the spec, which is judged itself.
+fn is_covered(rule: &LinuxDeviceCgroup, linux: &Linux, allow: &Allowances) -> bool {
     let known = |number: Option<i64>| number.filter(|number| *number >= 0);
     let (major, minor) = (known(rule.major()), known(rule.minor()));
     let listed = |device: &LinuxDevice| {
         rule.typ().is_some_and(|kind| same(kind, device.typ()))
             && (major, minor) == (Some(device.major()), Some(device.minor()))
-            && allowed(device)
     };
     number_allowed(rule.typ(), major, minor, allow) || linux.devices().iter().flatten().any(listed)
 }

@@ -3,6 +3,7 @@
 
 mod golden;
 mod harden;
+mod mounts;
 mod property;
 mod rules;
 

@@ -32,7 +32,7 @@ impl Pod {
     /// Creates a container: judged, hardened, launched, its limits read back. Nothing is left of a failed one.
     ///
     /// # Errors
-    /// ALREADY_EXISTS for an id in use, PERMISSION_DENIED with the floor's sentence, UNIMPLEMENTED for a restore, UNKNOWN
+    /// ALREADY_EXISTS for an id in use, FAILED_PRECONDITION with the floor's sentence, UNIMPLEMENTED for a restore, UNKNOWN
     /// with the failed step otherwise.
     pub async fn create(self: &Arc<Self>, request: CreateTaskRequest) -> Result<i32, TaskError> {
         if !request.checkpoint.is_empty() {
