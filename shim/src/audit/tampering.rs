@@ -143,6 +143,35 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn no_bytes_bring_a_reader_down(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+        numbers in prop::collection::vec("[0-9]{1,4}|[1-9][0-9]{11,19}", 3),
+        every in "[01]|18446744073709551615",
+    ) {
+        prop_assert!(State::decode(&bytes).is_none());
+        let (key, digits) = (Key::from_bytes([9; 32]), "0".repeat(64));
+        let end = |seq: &str, since: &str| {
+            format!(r#""seq":{seq},"prev":"{digits}","key":"{}","since":{since},"every":{every},"mac":"{digits}"}}"#, key.id())
+        };
+        let line = format!("{{\"time\":\"\",\"event.name\":\"x\",{}\n", end(&numbers[0], &numbers[1]));
+        let head = format!("{{{}", end(&numbers[2], &numbers[1]));
+        let mut verifier = Verifier::new([key.clone()]).held_to(serde_json::from_str(&head).ok());
+        verifier.read("log".as_ref(), &bytes[..]).unwrap();
+        verifier.read("log".as_ref(), line.as_bytes()).unwrap();
+        prop_assert_eq!(verifier.finish().records, 0);
+    }
+}
+
+#[test]
+fn a_flood_of_lines_is_counted_and_not_kept() {
+    let mut verifier = Verifier::new([Key::from_bytes([9; 32])]);
+    verifier.read("log".as_ref(), "\n".repeat(100_000).as_bytes()).unwrap();
+    let found = verifier.finish().findings;
+    assert!(found.len() == 1000 && found[999].what.ends_with("nor are 99000 lines after it"), "{:?}", found[999]);
+}
+
 #[test]
 fn each_way_is_named() {
     type Tamper = fn(&mut Vec<String>);
