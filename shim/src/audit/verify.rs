@@ -145,6 +145,8 @@ pub struct Verifier {
     /// Whether the files are a part of a log, which may begin anywhere.
     part: bool,
     head: Option<Head>,
+    /// The file before, if there was nothing in it.
+    empty: Option<PathBuf>,
     report: Report,
 }
 
@@ -159,6 +161,7 @@ impl Verifier {
             doubtful: Doubtful::default(),
             part: false,
             head: None,
+            empty: None,
             report: Report::default(),
         }
     }
@@ -183,6 +186,10 @@ impl Verifier {
     /// # Errors
     /// It cannot be read.
     pub fn read(&mut self, path: &Path, mut file: impl BufRead) -> io::Result<()> {
+        // Only the last file may still be without a record.
+        if let Some(file) = self.empty.take() {
+            self.report.findings.push(Finding { file, line: 0, what: "the file is empty".to_owned() });
+        }
         let mut bytes = Vec::new();
         let before = self.report.records;
         for number in 1.. {
@@ -190,6 +197,7 @@ impl Verifier {
             // A line too long for a record is taken in pieces: none of them is one.
             let limit = MAX_LINE as u64 + 1;
             if io::Read::take(&mut file, limit).read_until(b'\n', &mut bytes)? == 0 {
+                self.empty = (number == 1).then(|| path.to_owned());
                 break;
             }
             self.line(path, number, &bytes, self.report.records == before);
