@@ -116,7 +116,7 @@ impl State {
         bytes
     }
 
-    fn decode(slot: &[u8]) -> Option<Self> {
+    pub fn decode(slot: &[u8]) -> Option<Self> {
         const BODY: usize = 8 + NUMBERS * 8 + 1 + KEY_ID + 4 * LENGTH;
         let (body, check) = slot.split_at_checked(BODY)?;
         if !body.starts_with(MAGIC) || check.get(..LENGTH)? != Digest::of(body) {

@@ -27,8 +27,9 @@ fn write(place: &Place, files: &Files) {
 }
 
 /// A log of several files.
-fn several() -> Place {
+fn several(key: u8) -> Place {
     let place = place(|settings| settings.max_file = 3500);
+    give_key(&place.settings, &Key::from_bytes([key; 32]));
     place.write(30);
     place
 }
@@ -88,6 +89,10 @@ fn tamper(way: Way, files: &mut Files, file: usize, at: usize, other: &Files) ->
         }
         Way::Truncate => {
             lines.truncate(at);
+            if (file, at) == (0, 0) && !last {
+                // Nothing before it that the next file could fail to follow.
+                return (0, 0);
+            }
             if last { (usize::MAX, 0) } else { (file + 1, 1) }
         }
         Way::Splice => {
@@ -111,15 +116,12 @@ proptest! {
         way in prop::sample::select(&[Way::Edit, Way::Delete, Way::Insert, Way::Repeat, Way::Swap, Way::Truncate, Way::Splice][..]),
         (file, at) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
     ) {
-        let (place, other) = (several(), several());
         // Another node has another key.
-        give_key(&other.settings, &Key::from_bytes([3; 32]));
-        other.write(30);
+        let (place, other) = (several(9), several(3));
         let mut files = read(&place);
         let file = file.index(files.len());
         let at = at.index(files[file].len());
-        let mut theirs = read(&other);
-        theirs.rotate_left(2);
+        let theirs = read(&other);
         let (file, line) = tamper(way, &mut files, file, at, &theirs);
         write(&place, &files);
         let expected = place.files().get(file).cloned().unwrap_or_else(|| PathBuf::from("head"));
@@ -141,6 +143,35 @@ proptest! {
         fs::write(&place.settings.path, &bytes).unwrap();
         prop_assert!(!place.verify().findings.is_empty());
     }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_bring_a_reader_down(
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+        numbers in prop::collection::vec("[0-9]{1,4}|[1-9][0-9]{11,19}", 3),
+        every in "[01]|18446744073709551615",
+    ) {
+        prop_assert!(State::decode(&bytes).is_none());
+        let (key, digits) = (Key::from_bytes([9; 32]), "0".repeat(64));
+        let end = |seq: &str, since: &str| {
+            format!(r#""seq":{seq},"prev":"{digits}","key":"{}","since":{since},"every":{every},"mac":"{digits}"}}"#, key.id())
+        };
+        let line = format!("{{\"time\":\"\",\"event.name\":\"x\",{}\n", end(&numbers[0], &numbers[1]));
+        let head = format!("{{{}", end(&numbers[2], &numbers[1]));
+        let mut verifier = Verifier::new([key.clone()]).held_to(serde_json::from_str(&head).ok());
+        verifier.read("log".as_ref(), &bytes[..]).unwrap();
+        verifier.read("log".as_ref(), line.as_bytes()).unwrap();
+        prop_assert_eq!(verifier.finish().records, 0);
+    }
+}
+
+#[test]
+fn a_flood_of_lines_is_counted_and_not_kept() {
+    let mut verifier = Verifier::new([Key::from_bytes([9; 32])]);
+    verifier.read("log".as_ref(), "\n".repeat(100_000).as_bytes()).unwrap();
+    let found = verifier.finish().findings;
+    assert!(found.len() == 1000 && found[999].what.ends_with("nor are 99000 lines after it"), "{:?}", found[999]);
 }
 
 #[test]
@@ -171,7 +202,7 @@ fn each_way_is_named() {
 
 #[test]
 fn a_wrong_key_proves_nothing() {
-    let place = several();
+    let place = several(9);
     let report = place.verify_with([Key::from_bytes([1; 32])]);
     assert_eq!(report.records, 0);
     assert_eq!(report.findings[0].file, place.files()[0]);

@@ -12,6 +12,8 @@ use crate::hex;
 /// How many steps keys are moved on for lines that turn out to be forged, minutes of work: without an end, a forged
 /// number would keep the verifier busy for ever.
 const MOST_WASTED: u64 = 1 << 30;
+/// How many lines in a row are named one by one.
+const NAMED: usize = 1000;
 /// How many steps lie between keys that are remembered, so that records out of order do not cost the way from the first
 /// key each time.
 const STRIDE: u64 = 1 << 12;
@@ -112,8 +114,24 @@ impl Keys {
 /// Lines that are no authentic records, since the last one that was.
 #[derive(Default)]
 struct Doubtful {
+    /// The first of them, each by its file and number.
     lines: Vec<(PathBuf, u64)>,
+    count: u64,
     digest: Digest,
+}
+
+impl Doubtful {
+    fn findings(&self) -> Vec<Finding> {
+        let what = "not an authentic record: altered, inserted, or under a key that was not given";
+        let finding =
+            |(file, line): &(PathBuf, u64)| Finding { file: file.clone(), line: *line, what: what.to_owned() };
+        let mut findings: Vec<_> = self.lines.iter().map(finding).collect();
+        let unnamed = self.count - findings.len() as u64;
+        if let Some(last) = findings.last_mut().filter(|_| unnamed > 0) {
+            last.what = format!("{what}; nor are {unnamed} lines after it");
+        }
+        findings
+    }
 }
 
 /// Reads the files of a log, the oldest first.
@@ -127,6 +145,8 @@ pub struct Verifier {
     /// Whether the files are a part of a log, which may begin anywhere.
     part: bool,
     head: Option<Head>,
+    /// The file before, if there was nothing in it.
+    empty: Option<PathBuf>,
     report: Report,
 }
 
@@ -141,6 +161,7 @@ impl Verifier {
             doubtful: Doubtful::default(),
             part: false,
             head: None,
+            empty: None,
             report: Report::default(),
         }
     }
@@ -165,6 +186,10 @@ impl Verifier {
     /// # Errors
     /// It cannot be read.
     pub fn read(&mut self, path: &Path, mut file: impl BufRead) -> io::Result<()> {
+        // Only the last file may still be without a record.
+        if let Some(file) = self.empty.take() {
+            self.report.findings.push(Finding { file, line: 0, what: "the file is empty".to_owned() });
+        }
         let mut bytes = Vec::new();
         let before = self.report.records;
         for number in 1.. {
@@ -172,6 +197,7 @@ impl Verifier {
             // A line too long for a record is taken in pieces: none of them is one.
             let limit = MAX_LINE as u64 + 1;
             if io::Read::take(&mut file, limit).read_until(b'\n', &mut bytes)? == 0 {
+                self.empty = (number == 1).then(|| path.to_owned());
                 break;
             }
             self.line(path, number, &bytes, self.report.records == before);
@@ -187,7 +213,10 @@ impl Verifier {
             }
             _ => {
                 self.doubtful.digest.update(bytes);
-                self.doubtful.lines.push((path.to_owned(), number));
+                self.doubtful.count += 1;
+                if self.doubtful.lines.len() < NAMED {
+                    self.doubtful.lines.push((path.to_owned(), number));
+                }
             }
         }
     }
@@ -197,7 +226,7 @@ impl Verifier {
             self.report.findings.push(Finding { file: path.to_owned(), line: number, what });
         };
         let doubtful = std::mem::take(&mut self.doubtful);
-        let count = doubtful.lines.len() as u64;
+        let (count, named) = (doubtful.count, doubtful.findings());
         let seq = line.seq();
         // Each file tells of its beginning, so that nobody takes its first records away and says they were in another.
         let begins = [own::BEGUN, own::FILE_BEGUN].contains(&line.name.as_str());
@@ -236,7 +265,7 @@ impl Verifier {
             find(format!("when record {seq} was written, acknowledged records before it were gone"));
         }
         if !accounted {
-            self.report.findings.extend(doubtful.lines.into_iter().map(altered_or_inserted));
+            self.report.findings.extend(named);
         }
         if line.name == own::BEGUN && line.attributes.get("key.kept") == Some(&true.into()) {
             self.report.exposed.push(line.link.key_id.clone());
@@ -252,7 +281,7 @@ impl Verifier {
     /// Ends the reading.
     pub fn finish(mut self) -> Report {
         let doubtful = std::mem::take(&mut self.doubtful);
-        self.report.findings.extend(doubtful.lines.into_iter().map(altered_or_inserted));
+        self.report.findings.extend(doubtful.findings());
         let end = self.before.as_ref().map_or(0, |(link, _)| link.seq + 1);
         if let Some(head) = self.head.take() {
             let what = match self.keys.hold(&head.link(), |key| head.authentic(key)) {
@@ -264,13 +293,5 @@ impl Verifier {
             self.report.findings.extend(found);
         }
         self.report
-    }
-}
-
-fn altered_or_inserted((file, line): (PathBuf, u64)) -> Finding {
-    Finding {
-        file,
-        line,
-        what: "not an authentic record: altered, inserted, or under a key that was not given".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting for records that are not written yet.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::super::Error;
 use super::filter::{self, Filter};
-use crate::audit::{Line, closed_files};
+use crate::audit::{Line, MAX_LINE, closed_files};
 
 /// The records that come, through the change of files. Made before what is there already is read, so that none is
 /// missed in between.
@@ -110,16 +110,21 @@ fn identity(file: &File) -> Result<(u64, u64), Error> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Calls `act` with the whole lines there are; the beginning of one stays in `line`.
-fn read_lines(file: &mut BufReader<File>, line: &mut Vec<u8>, act: &mut Act<'_>) -> Result<(), Error> {
-    while file.read_until(b'\n', line)? > 0 && line.ends_with(b"\n") {
-        line.pop();
-        if let Some(record) = Line::parse(line) {
-            act(line, &record)?;
+/// Calls `act` with each record there is; the beginning of a line stays in `line`, unless it is too long for one.
+pub(super) fn read_lines(file: &mut BufReader<File>, line: &mut Vec<u8>, act: &mut Act<'_>) -> Result<(), Error> {
+    loop {
+        let room = (MAX_LINE + 1).saturating_sub(line.len()) as u64;
+        file.by_ref().take(room).read_until(b'\n', line)?;
+        if line.ends_with(b"\n") {
+            line.pop();
+            if let Some(record) = Line::parse(line) {
+                act(line, &record)?;
+            }
+        } else if line.len() <= MAX_LINE {
+            return Ok(());
         }
         line.clear();
     }
-    Ok(())
 }
 
 #[cfg(test)]

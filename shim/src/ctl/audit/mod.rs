@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -274,11 +274,6 @@ fn files_of(settings: &Settings) -> Result<Vec<PathBuf>, Error> {
 /// Calls `act` with each line of a file that has the form of a record.
 fn each_line(path: &Path, act: &mut Act<'_>) -> Result<(), Error> {
     let file = File::open(path).map_err(|error| format!("open {}: {error}", path.display()))?;
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.map_err(|error| format!("read {}: {error}", path.display()))?;
-        if let Some(record) = Line::parse(&line) {
-            act(&line, &record)?;
-        }
-    }
-    Ok(())
+    follow::read_lines(&mut BufReader::new(file), &mut Vec::new(), act)
+        .map_err(|error| format!("read {}: {error}", path.display()).into())
 }
