@@ -51,8 +51,8 @@ async fn a_pods_life_is_on_record_from_verdict_to_delete_and_the_log_proves_whol
     refused.map(drop).expect_err("root was admitted");
     pod.remove().await?;
 
-    let expected =
-        ["verdict", "create", "start", "exec", "update", "exit", "delete"].map(|name| format!("curb.{name}"));
+    let expected = ["verdict", "create", "start", "exec", "exec_exit", "update", "exit", "delete"];
+    let expected = expected.map(|name| format!("curb.{name}"));
     assert_eq!(events_of(&node, &container.id)?, expected);
     assert_eq!(
         events_of(&node, &pod.id)?,
@@ -66,6 +66,12 @@ async fn a_pods_life_is_on_record_from_verdict_to_delete_and_the_log_proves_whol
     assert_eq!((&verdict("main")["curb.verdict"], &verdict("main")["k8s.pod.name"]), (&"amend".into(), &"life".into()));
     assert_eq!(verdict("root")["curb.verdict"], "refuse");
     assert!(verdict("root")["curb.denials"][0].as_str().unwrap().contains("uid 0"), "{}", verdict("root"));
+    let exit =
+        records.iter().rev().find(|(name, record)| name == "curb.exit" && record["container.id"] == container.id);
+    let exit = &exit.expect("no exit on record").1;
+    assert_eq!((&exit["process.exit.code"], &exit["curb.exit.reason"]), (&137.into(), &"signal".into()));
+    assert!(exit["curb.duration"].as_f64().unwrap() > 0.0, "{exit}");
+    assert_eq!(records.iter().filter(|(name, _)| name == "curb.config").count(), 1);
     assert!(!std::fs::read_to_string(node.path(LOG))?.contains(secret), "a secret is in the log");
     assert_eq!(std::fs::metadata(node.path(LOG))?.permissions().mode() & 0o777, 0o600);
 
@@ -82,6 +88,59 @@ async fn a_pods_life_is_on_record_from_verdict_to_delete_and_the_log_proves_whol
     std::fs::write(node.path(LOG), whole.replace("\"refuse\"", "\"admit\" "))?;
     let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
     assert!(code == 1 && text.contains("not an authentic record"), "{text}");
+    let (code, key) = curbctl(&node, &["audit", "take-key"])?;
+    assert!(code == 0 && key.trim().len() == 64 && !node.path(FIRST_KEY).exists(), "{key}");
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_probe_is_on_record_once_and_counted_and_what_is_refused_or_fails_is_told() -> Result<()> {
+    let node = Node::start().await?;
+    let pod = node.pod("probed").run().await?;
+    let container = pod.container("main").shell("exec sleep 1000").start().await?;
+    for _ in 0..5 {
+        assert_eq!(container.exec(["/bin/true"]).await?.code, 0);
+    }
+    assert_eq!(container.exec(["/bin/false"]).await?.code, 1);
+    container.exec(["/no/such/program"]).await.map(drop).expect_err("nothing was executed");
+    let failed = pod.container("absent").command(["/no/such/program"]).start().await;
+    failed.map(drop).expect_err("nothing was started");
+    container.stop(0).await?;
+    container.remove().await?;
+    pod.remove().await?;
+
+    let execs = ["exec", "exec_exit", "exec", "exec_exit", "exec", "failed", "exec_repeated"];
+    let expected = ["verdict", "create", "start"].into_iter().chain(execs).chain(["exit", "delete"]);
+    let expected: Vec<_> = expected.map(|name| format!("curb.{name}")).collect();
+    assert_eq!(events_of(&node, &container.id)?, expected);
+    let records = records(&node)?;
+    let of = |name: &'static str| records.iter().filter(move |(event, _)| event == name).map(|(_, record)| record);
+    let repeated = of("curb.exec_repeated").next().unwrap();
+    assert_eq!((&repeated["curb.exec.times"], &repeated["curb.exec.exit_codes"]["0"]), (&4.into(), &4.into()));
+    let first = of("curb.exec").next().unwrap();
+    assert_eq!((&repeated["curb.exec.first"], &first["curb.exec.covers"]), (&first["seq"], &60.into()));
+    let operations: Vec<_> = of("curb.failed").map(|record| record["curb.operation"].clone()).collect();
+    assert_eq!(operations, ["exec", "create"]);
+    assert!(of("curb.failed").all(|record| record["error.message"].as_str().unwrap().contains("/no/such/program")));
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
+async fn the_log_is_where_and_as_the_configuration_says() -> Result<()> {
+    let curb_config =
+        "[audit]\npath = \"/var/log/site/curb.jsonl\"\narguments = \"plain\"\nrepeated_execs = \"each\"\n";
+    let node = Node::with(Settings { curb_config: curb_config.to_owned(), ..Settings::from_env()? }).await?;
+    let pod = node.pod("plain").run().await?;
+    let container = pod.container("main").shell("exec sleep 1000").start().await?;
+    for _ in 0..2 {
+        assert_eq!(container.exec(["/bin/echo", "in plain sight"]).await?.code, 0);
+    }
+    pod.remove().await?;
+    assert!(!node.path(LOG).exists());
+    let (code, shown) = curbctl(&node, &["audit", "show", "--pod", "plain", "--event", "curb.exec", "--json"])?;
+    assert_eq!((code, shown.matches("in plain sight").count()), (0, 4), "{shown}");
+    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    assert_eq!(code, 0, "{text}");
     node.expect_nothing_left().await
 }
 

@@ -250,7 +250,9 @@ async fn nothing_of_the_caller_reaches_a_container() -> Result<()> {
 
 #[tokio::test]
 async fn mounts_of_a_shared_root_do_not_show_on_the_node() -> Result<()> {
-    let node = Node::start().await?;
+    // The floor refuses a shared root: this is what the runtime does under it.
+    let settings = Settings { curb_config: "mode = \"audit\"\n".to_owned(), ..Settings::from_env()? };
+    let node = Node::with(settings).await?;
     // As systemd leaves a node.
     node.run(&["mount", "--make-rshared", "/"])?;
     let volume = node.scratch("volume")?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use curb_tests::api::cri::{ContainerState, LinuxContainerResources};
+use curb_tests::config::{ALLOW_VOLUMES, Settings, VOLUMES};
 use curb_tests::{Node, Result, cgroup};
 use serde_json::Value;
 
@@ -188,11 +189,11 @@ async fn an_update_changes_the_limits_the_kernel_holds() -> Result<()> {
 
 #[tokio::test]
 async fn a_container_gets_what_its_configuration_says() -> Result<()> {
-    let node = Node::start().await?;
-    let data = node.scratch("volume")?;
-    std::fs::write(data.join("hello"), "from the node")?;
+    let settings = Settings { curb_config: ALLOW_VOLUMES.to_owned(), ..Settings::from_env()? };
+    let node = Node::with(settings).await?;
+    node.write(&format!("{VOLUMES}/hello"), "from the node")?;
     let pod = node.pod("config").run().await?;
-    let container = pod.container("main").env("GREETING", "hi there").mount(&data.to_string_lossy(), "/data", true);
+    let container = pod.container("main").env("GREETING", "hi there").mount(VOLUMES, "/data", true);
     let mut container = container.image("probe").command(["/probe", "sleep"]);
     container.config.working_dir = "/made/when/missing".to_owned();
     container.security().supplemental_groups = vec![2000, 3000];

@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 const BASE: u32 = 100_000;
 
 async fn node() -> Result<Node> {
-    Node::with(Settings { introspected: true, ..Settings::from_env()? }).await
+    let curb_config = config::ALLOW_VOLUMES.to_owned();
+    Node::with(Settings { introspected: true, curb_config, ..Settings::from_env()? }).await
 }
 
 fn ours() -> bool {
@@ -149,22 +150,22 @@ async fn a_mapped_volume_keeps_the_owners_of_the_pod() -> Result<()> {
     // A file system of its own, since an overlay cannot be mapped.
     node.write("/var/lib/kubelet/pods/x", "")?;
     node.run(&["mount", "-t", "tmpfs", "tmpfs", "/var/lib/kubelet/pods"])?;
-    let inside = "/var/lib/kubelet/pods/volume";
-    let volume = node.path(inside);
-    fs::create_dir(&volume)?;
+    let pod = pod(&node, "volume").await?;
+    let inside = pod.volume("empty-dir", "data");
+    let volume = node.path(&inside);
+    fs::create_dir_all(&volume)?;
     fs::set_permissions(&volume, fs::Permissions::from_mode(0o777))?;
     for id in [0, 1000] {
         fs::write(volume.join(format!("of-{id}")), "x")?;
         chown(volume.join(format!("of-{id}")), Some(id), Some(id))?;
         fs::set_permissions(volume.join(format!("of-{id}")), fs::Permissions::from_mode(0o600))?;
     }
-    let pod = pod(&node, "volume").await?;
     for id in [0, 1000] {
         let name = format!("as-{id}");
         let container = pod
             .container(&name)
             .uid(id)
-            .mapped_mount(inside, "/data")
+            .mapped_mount(&inside, "/data")
             .shell(&format!("stat -c '%u %n' /data/*; echo x > /data/new-{id}; echo more >> /data/of-{id} && echo wrote; cat /data/of-{}", 1000 - id))
             .start()
             .await?;

@@ -1,15 +1,18 @@
-//! The audit log under writers that die: no record a writer was told of may be missing, and the chain stays whole.
+//! The audit log under writers that die and on a node that fails it: no record a writer was told of may be missing, the
+//! chain stays whole, and what cannot be recorded is refused at once and in plain words.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use curb::audit::{Event, Fsync, Key, Line, Log, Report, Settings, Verifier, Weight};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const PLACE: &str = "CURB_TEST_AUDIT_PLACE";
 const KILLS: usize = 1000;
@@ -107,42 +110,191 @@ fn a_thousand_writers_killed_at_any_moment_lose_no_acknowledged_record() {
     println!("{} records acknowledged, {} torn lines, {KILLS} writers killed", acknowledged.len(), report.recovered);
 }
 
-struct Mounted(PathBuf);
+/// A file system of its own under a directory, which also holds the files that must be elsewhere.
+struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(kind: &str, options: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mount")).unwrap();
+        let mounted = Mounted { dir };
+        mount(Some(kind), &mounted.path(), Some(kind), MsFlags::empty(), Some(options)).unwrap();
+        mounted
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mount")
+    }
+
+    fn remount(&self, flags: MsFlags, options: &str) {
+        mount(None::<&str>, &self.path(), None::<&str>, MsFlags::MS_REMOUNT | flags, Some(options)).unwrap();
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Another test may be between fork and exec, and hold what is open here for that long.
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+        let _ = umount2(&self.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+fn event() -> Event {
+    Event::new("curb.test")
+}
+
+/// Why a record is refused, in one sentence, and that nobody waits long for it.
+fn refusal(log: &Log) -> String {
+    let begun = Instant::now();
+    let error = log.append(&event(), Weight::Permit).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(2500), "refused only after {:?}", begun.elapsed());
+    curb::error::chain(&error)
+}
+
+#[test]
+fn a_full_disk_stops_what_is_to_happen_and_what_has_happened_still_finds_room() {
+    let mounted = Mounted::new("tmpfs", "size=4m");
+    let place = mounted.path();
+    let log = Log::new(settings(&place));
+    log.append(&event(), Weight::Permit).unwrap();
+    std::fs::write(place.join("theirs"), vec![1; 8 << 20]).unwrap_err();
+    // The room that is there already may be used for anything, until what is kept is all there is.
+    let long = event().with("text", "x".repeat(10_000));
+    let permitted = (0..1000).take_while(|_| log.append(&long, Weight::Permit).is_ok()).count();
+    let why = refusal(&log);
+    assert!(why.starts_with("the disk of the audit log ") && why.contains("is full: No space left"), "{why}");
+    assert!((10..100).contains(&permitted), "{permitted} records were permitted on a full disk");
+    let reported = (0..1000).take_while(|_| log.append(&event(), Weight::Report).is_ok()).count();
+    assert_eq!(reported, 1000, "the room that is kept is too small");
+
+    std::fs::remove_file(place.join("theirs")).unwrap();
+    log.append(&event(), Weight::Permit).unwrap();
+    let report = verify(&place);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert_eq!((report.records, report.recovered), (permitted as u64 + 1003, 0));
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_tears_one_line_and_no_more() {
+    let mounted = Mounted::new("tmpfs", "size=3m");
+    let place = mounted.path();
+    let log = Log::new(Settings { max_file: 64 << 20, ..settings(&place) });
+    log.append(&event(), Weight::Permit).unwrap();
+    std::fs::write(place.join("theirs"), vec![1; 8 << 20]).unwrap_err();
+    let long = event().with("text", "x".repeat(10_000));
+    let reported = (0..1000).take_while(|_| log.append(&long, Weight::Report).is_ok()).count();
+    assert!((50..500).contains(&reported), "{reported}");
+    assert!(log.append(&long, Weight::Report).is_err());
+    std::fs::remove_file(place.join("theirs")).unwrap();
+    log.append(&event(), Weight::Permit).unwrap();
+    let report = verify(&place);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    // Begun, the first, those reported, what was found torn, and the last.
+    assert_eq!((report.records, report.recovered), (reported as u64 + 4, 1));
+}
+
+#[test]
+fn a_read_only_file_system_is_named() {
+    let mounted = Mounted::new("tmpfs", "size=4m");
+    let place = mounted.path();
+    let elsewhere = tempfile::tempdir().unwrap();
+    for read_only in [settings(&place), Settings { state: elsewhere.path().join("state"), ..settings(&place) }] {
+        let log = Log::new(Settings { new_key: elsewhere.path().join("first-key"), ..read_only });
+        mounted.remount(MsFlags::MS_RDONLY, "");
+        let why = refusal(&log);
+        assert!(why.starts_with("open ") && why.contains("/mount/audit.") && why.contains("Read-only"), "{why}");
+        mounted.remount(MsFlags::empty(), "");
+        log.append(&event(), Weight::Permit).unwrap();
+        mounted.remount(MsFlags::MS_RDONLY, "");
+        assert!(refusal(&log).contains("Read-only"));
+        mounted.remount(MsFlags::empty(), "");
+        log.append(&event(), Weight::Permit).unwrap();
+    }
+}
+
+/// Not a test by itself: takes the lock and stops.
+#[test]
+fn holder() {
+    let Some(dir) = std::env::var_os(PLACE) else { return };
+    let state = File::options().write(true).open(settings(Path::new(&dir)).state).unwrap();
+    rustix::fs::flock(&state, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    std::io::stderr().write_all(b"!").unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn a_writer_that_stopped_with_the_lock_is_waited_for_two_seconds_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::new(settings(dir.path()));
+    log.append(&event(), Weight::Permit).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "holder", "--nocapture"]).env(PLACE, dir.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut holder = command.spawn().unwrap();
+    let mut told = [0];
+    let read = holder.stderr.as_mut().unwrap().read_exact(&mut told);
+    let begun = Instant::now();
+    let why = refusal(&log);
+    let first = begun.elapsed();
+    refusal(&log);
+    let second = begun.elapsed() - first;
+    let head = log.head();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(read.is_ok() && told == *b"!");
+    assert!(why.contains("holds the lock of the audit log") && why.contains("audit.state"), "{why}");
+    assert!(first >= Duration::from_millis(1900) && second < Duration::from_millis(500), "{first:?}, {second:?}");
+    assert!(head.is_err(), "the head was read while another wrote");
+    log.append(&event(), Weight::Permit).unwrap();
+    assert!(verify(dir.path()).findings.is_empty());
+}
+
+#[test]
+fn a_key_that_is_missing_or_none_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::new(Settings { require_key: true, ..settings(dir.path()) });
+    let why = refusal(&log);
+    assert!(why.contains("there is no audit key") && why.contains("audit.key is set as audit.key_file"), "{why}");
+    std::fs::write(dir.path().join("audit.key"), "not a key").unwrap();
+    std::fs::set_permissions(dir.path().join("audit.key"), std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(refusal(&log).contains("64 hexadecimal digits are expected"));
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_hangs_nobody() {
+    for name in ["audit.jsonl", "audit.state", "audit.key"] {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let why = refusal(&Log::new(settings(dir.path())));
+        assert!(why.contains(name) && why.contains("it is not a regular file"), "{why}");
     }
 }
 
 #[test]
-fn a_full_disk_refuses_and_loses_nothing() {
+fn a_credential_of_systemd_is_a_key_that_stays_and_the_log_says_so() {
+    let mounted = Mounted::new("ramfs", "");
+    let credential = mounted.path().join("curb-audit-key");
+    let key = Key::from_bytes([4; 32]);
+    std::fs::write(&credential, &*key.to_hex()).unwrap();
+    std::fs::set_permissions(&credential, std::fs::Permissions::from_mode(0o400)).unwrap();
+    mounted.remount(MsFlags::MS_RDONLY, "");
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("small");
-    std::fs::create_dir(&place).unwrap();
-    let options = Some("size=64k");
-    nix::mount::mount(Some("tmpfs"), &place, Some("tmpfs"), nix::mount::MsFlags::empty(), options).unwrap();
-    let _mounted = Mounted(place.clone());
-    let log = Log::new(Settings { keep: 0, ..settings(&place) });
-    let event = Event::new("curb.test").with("text", "x".repeat(1000));
-    let mut written = 0;
-    let error = loop {
-        match log.append(&event, Weight::Permit) {
-            Ok(_) => written += 1,
-            Err(error) => break error,
-        }
-    };
-    let again = log.append(&event, Weight::Permit).unwrap_err();
-    // Room again.
-    let options = Some("size=128k");
-    nix::mount::mount(Some("tmpfs"), &place, Some("tmpfs"), nix::mount::MsFlags::MS_REMOUNT, options).unwrap();
-    log.append(&event, Weight::Permit).unwrap();
-    let report = verify(&place);
-    let text = format!("{error} {}", std::error::Error::source(&error).unwrap());
-    assert!(text.starts_with("write ") && written > 10, "{text}, {written}");
-    assert!(matches!(again, curb::audit::AuditError::Io { .. }));
+    let settings = Settings { key_file: credential, require_key: true, ..settings(dir.path()) };
+    for _ in 0..3 {
+        Log::new(settings.clone()).append(&event(), Weight::Permit).unwrap();
+    }
+    let mut verifier = Verifier::new([key.clone()]);
+    verifier.read(&settings.path, BufReader::new(File::open(&settings.path).unwrap())).unwrap();
+    let report = verifier.finish();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
-    // Begun, those written, what was found torn, and the one after.
-    assert_eq!((report.records, report.recovered), (written + 3, 1));
+    assert_eq!((report.records, report.exposed), (4, vec![key.id()]));
+}
+
+#[test]
+fn a_file_system_without_the_append_only_attribute_is_refused_if_it_is_asked_for() {
+    let mounted = Mounted::new("ramfs", "");
+    let log = Log::new(Settings { append_only: true, ..settings(&mounted.path()) });
+    let why = refusal(&log);
+    assert!(why.starts_with("audit.append_only is set and ") && why.contains("cannot be append-only: "), "{why}");
 }

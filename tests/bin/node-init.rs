@@ -60,6 +60,13 @@ fn outer(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
         let layers = format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
         mount(Some(name), path, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
     }
+    // A node that has never seen Curb, whatever the machine has.
+    for path in ["/etc/curb", "/var/lib/curb"] {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
     let log = dir.join("log");
     fs::create_dir_all(&log)?;
     mount(Some(&log), "/var/log", none, MsFlags::MS_BIND, none)?;

@@ -93,6 +93,11 @@ pub fn shim_dir() -> Result<PathBuf> {
 /// The image of the sandbox container.
 pub const PAUSE_IMAGE: &str = "curb.test/pause:1";
 
+/// Where tests keep what pods mount from the node, and the configuration that allows them to.
+pub const VOLUMES: &str = "/run/volume";
+/// See [`VOLUMES`].
+pub const ALLOW_VOLUMES: &str = "[allow]\nbind_sources = [\"/run/volume\"]\n";
+
 /// What a test may change in a node.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -159,6 +159,12 @@ impl<'n> Pod<'n> {
         ContainerBuilder { pod: self, config }
     }
 
+    /// Where a kubelet keeps a volume of this pod; `kind` is like `empty-dir`.
+    pub fn volume(&self, kind: &str, name: &str) -> String {
+        let uid = self.config.metadata.as_ref().map_or("", |metadata| metadata.uid.as_str());
+        format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~{kind}/{name}")
+    }
+
     /// Where a container of this pod has its log, for this process.
     pub fn log_path(&self, name: &str) -> PathBuf {
         self.node.path(format!("{}/{name}.log", self.config.log_directory))

@@ -124,7 +124,7 @@ impl<'a> Held<'a> {
         };
         self.save(State::begin(&key, self.settings.records_per_key), true)?;
         sync_parent(&self.settings.state)?;
-        open_or_make(&self.settings.path, OpenOptions::new().append(true))?;
+        open_or_make(&self.settings.path, OpenOptions::new().read(true).append(true))?;
         sync_parent(&self.settings.path)
     }
 

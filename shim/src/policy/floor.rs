@@ -457,7 +457,7 @@ pub(super) const NAMESPACED_SYSCTL_TREES: [&str; 2] = ["fs.mqueue.", "net."];
 
 /// What no pod may mount, whoever allows the directory it is in: sockets that make containers or talk to what does, the
 /// kernel's file systems, and what is Curb's own. To these come the directories that the node's configuration names.
-pub const NODE_INTERFACES_PATHS: [&str; 22] = [
+pub const NODE_INTERFACES_PATHS: [&str; 23] = [
     "/etc/curb",
     "/proc",
     "/run/buildkit",
@@ -476,6 +476,7 @@ pub const NODE_INTERFACES_PATHS: [&str; 22] = [
     "/run/podman",
     "/run/systemd/private",
     "/sys",
+    "/var/lib/curb",
     "/var/lib/kubelet/device-plugins",
     "/var/lib/kubelet/plugins_registry",
     "/var/lib/kubelet/pod-resources",

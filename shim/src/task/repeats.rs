@@ -30,7 +30,16 @@ pub fn kind_of(spec: &ProcessSpec, endpoints: &Endpoints) -> Option<Kind> {
     if endpoints.terminal || !endpoints.stdin.is_empty() {
         return None;
     }
-    serde_json::to_vec(spec).ok().map(|bytes| Sha256::digest(bytes).into())
+    let mut spec = serde_json::to_value(spec).ok()?;
+    // Sets, which have no order of their own.
+    for set in
+        spec.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flat_map(|sets| sets.values_mut())
+    {
+        if let Value::Array(names) = set {
+            names.sort_unstable_by(|one, other| one.as_str().cmp(&other.as_str()));
+        }
+    }
+    serde_json::to_vec(&spec).ok().map(|bytes| Sha256::digest(bytes).into())
 }
 
 /// The kinds of a container that are covered by a record.
@@ -121,7 +130,9 @@ mod tests {
     use super::*;
 
     fn spec(args: &[&str]) -> ProcessSpec {
-        serde_json::from_value(json!({"args": args, "cwd": "/", "user": {"uid": 1, "gid": 1}})).unwrap()
+        let all = ["CAP_CHOWN", "CAP_KILL", "CAP_FOWNER", "CAP_SETUID", "CAP_SETGID", "CAP_MKNOD"];
+        let spec = json!({"args": args, "cwd": "/", "user": {"uid": 1, "gid": 1}, "capabilities": {"bounding": all}});
+        serde_json::from_value(spec).unwrap()
     }
 
     #[test]
