@@ -193,12 +193,17 @@ impl Config {
         digest(&self.entries, &self.files)
     }
 
-    /// The policy of a pod of `namespace` that names the profile `asked`, or none.
+    /// The policy of a pod of `namespace` that names the profile `asked`, or none. A node in audit mode, which refuses
+    /// nothing, takes its default instead of one that is not allowed.
     ///
     /// # Errors
     /// The namespace may not use it, or it cannot be used.
     pub fn choose(&self, namespace: &str, asked: Option<&str>) -> Result<Policy, ChoiceError> {
-        let name = asked.unwrap_or(&self.profiles.default);
+        let mut name = asked.unwrap_or(&self.profiles.default);
+        if !self.profiles.may(namespace, name) && !self.policy.mode.enforces() {
+            log::warn!("mode = \"audit\": profile {name:?} is not allowed in namespace {namespace:?}");
+            name = &self.profiles.default;
+        }
         if !self.profiles.may(namespace, name) {
             return Err(ChoiceError::NotAllowed { profile: name.to_owned(), namespace: namespace.to_owned() });
         }

@@ -88,6 +88,19 @@ fn a_profile_that_loosens_is_an_error_at_its_file_line_and_key() {
             "[allow]\nbind_sources = [\"/proc/sys\"]",
             "line 2, key `bind_sources`: \"/proc/sys\" would hand /proc to pods",
         ),
+        (
+            "",
+            "[allow]\nhooks = [{ path = \"/a\", sha256 = \"00\" }]",
+            "line 2, key `hooks`: invalid value: string \"00\"",
+        ),
+        ("", "[allow]\ndevices = [\"/dev/*\"]", "line 2, key `devices`: expected a device like"),
+        ("", "[require]\nimage_registries = [\"https://a.b\"]", "line 2, key `image_registries`: invalid value"),
+        ("", "[require]\nregister_pattern = \"(\"", "line 2, key `register_pattern`: not a regular expression"),
+        (
+            "",
+            "[require]\nregister_pattern = \"a\"\nregister_file = \"/etc/curb/register\"",
+            "line 3, key `require.register_file`: a pattern and a file",
+        ),
         ("", "[allow]\nbind_sources = [\"/\"]", "line 2, key `bind_sources`: "),
         (
             "",
@@ -164,6 +177,9 @@ fn a_pod_has_the_nodes_profile_or_one_its_namespace_is_allowed() {
         let error = config.choose("other", Some(asked)).unwrap_err();
         assert!(matches!(error, ChoiceError::NotAllowed { .. }), "{asked}: {error}");
     }
+    let audit = write(&[("config.toml", "mode = \"audit\"")]);
+    let audit = load_as(audit.path(), Trust::Anyone).unwrap();
+    assert_eq!(audit.choose("a", Some("gpu")).unwrap().profile, "default");
     // Where nothing is said, nothing but the default is allowed.
     let bare = load_as(write(&[]).path(), Trust::Anyone).unwrap();
     assert!(bare.choose("a", None).is_ok() && bare.choose("a", Some("strict")).is_err());

@@ -180,18 +180,14 @@ pub(super) struct Sha256Hex(pub [u8; 32]);
 impl<'de> Deserialize<'de> for Sha256Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let mut digest = [0; 32];
-        let digits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-            *byte = pair.filter(|_| digits).ok_or_else(|| {
-                de::Error::invalid_value(de::Unexpected::Str(&text), &"a SHA-256 of 64 hexadecimal digits")
-            })?;
-        }
-        match digits {
-            true => Ok(Sha256Hex(digest)),
-            false => Err(de::Error::invalid_value(de::Unexpected::Str(&text), &"a SHA-256 of 64 hexadecimal digits")),
-        }
+        let plain = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let byte = |index: usize| u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
+        bytes
+            .filter(|_| plain)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Sha256Hex)
+            .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &"a SHA-256 of 64 hexadecimal digits"))
     }
 }
 

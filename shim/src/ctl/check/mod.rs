@@ -11,6 +11,8 @@ mod report;
 mod resources;
 mod security;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod yaml;
 
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! YAML, a document at a time, into types: with every field that no type has, and the place of what is wrong.
 //!
-//! serde-saphyr reads it: the maintained one of the readers for serde (serde_yaml and its forks wrap a C library that
-//! was translated into unsafe Rust, and none has had a release in years), without `unsafe` in itself and its parser,
-//! without a tree of values in between, and with budgets for depth, nodes and what aliases stand for.
+//! serde-saphyr reads it, which is maintained, forbids `unsafe` in itself and its parser, builds no tree of values, and
+//! has budgets for depth, nodes and what aliases stand for. serde_yaml is archived, and its forks stand like it on a C
+//! library translated into unsafe Rust.
 
 use serde::de::{DeserializeOwned, Deserializer};
 use serde_saphyr::{Budget, Options};
