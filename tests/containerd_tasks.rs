@@ -243,3 +243,20 @@ async fn a_start_that_fails_leaves_no_exit_event() -> Result<()> {
     assert_eq!(line(&events.until(&task.id, "delete").await), "create start exec-added(bad) exit delete");
     node.expect_nothing_left().await
 }
+
+#[tokio::test]
+async fn a_label_that_no_module_of_the_node_knows_starts_nothing() -> Result<()> {
+    let node = Node::start().await?;
+    for (label, module, there) in [
+        ("/process/selinuxLabel", "selinux", "/sys/fs/selinux/enforce"),
+        ("/process/apparmorProfile", "apparmor", "/sys/kernel/security/apparmor"),
+    ] {
+        if node.path(there).exists() {
+            continue;
+        }
+        let task = node.task("labelled", &["/probe", "sleep"]).set(label, "system_u:system_r:container_t:s0".into());
+        let refused = task.create().await.expect_err(label);
+        assert!(refused.message().to_lowercase().contains(module), "{refused}");
+    }
+    node.expect_nothing_left().await
+}

@@ -92,7 +92,7 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let container = builder
         .validate_id()
         .and_then(|builder| builder.as_init(dir).with_systemd(false).with_detach(true).as_sibling(true).build())
-        .map_err(|error| executor::engine_failure(&error))?;
+        .map_err(|error| mount_label.named_in(executor::engine_failure(&error)))?;
     let pid = container.pid().map(|pid| pid.as_raw()).ok_or_else(|| Failure::because("create", "init has no pid"))?;
     let number = rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::because("create", "init has no pid"))?;
     let pidfd = pidfd_open(number, PidfdFlags::empty()).step("watch init")?;

@@ -184,6 +184,16 @@ impl MountLabel {
         Ok(())
     }
 
+    /// Names the label in a failure of the engine, which says no more of a mount than that it failed.
+    pub(super) fn named_in(&self, failure: Failure) -> Failure {
+        match &self.0 {
+            Some(label) => {
+                Failure { reason: format!("{} (mounts have the label {label:?})", failure.reason), ..failure }
+            }
+            None => failure,
+        }
+    }
+
     /// Whether [`MountLabel::give_late`] has anything to do.
     pub(super) fn is_given(&self) -> bool {
         self.0.is_some()
@@ -294,6 +304,13 @@ mod tests {
             assert!(label.give_late(&["/nowhere".into()], &["/nowhere".into()]).is_ok());
         }
         assert_eq!(MountLabel::of(Some(CONTEXT)).is_ok(), selinux_enabled());
+    }
+
+    #[test]
+    fn a_failure_names_the_mount_label() {
+        let named = |label: Option<&str>| MountLabel(label.map(Into::into)).named_in(Failure::because("mount", "no"));
+        assert_eq!(named(None).to_string(), "mount: no");
+        assert_eq!(named(Some(CONTEXT)).to_string(), format!("mount: no (mounts have the label {CONTEXT:?})"));
     }
 
     #[test]
