@@ -93,6 +93,50 @@ async fn a_pod_mounts_nothing_of_the_node_nor_of_another_pod_whatever_links_lead
 }
 
 #[tokio::test]
+async fn a_sub_path_is_judged_by_the_volume_it_is_of() -> Result<()> {
+    let node = node("").await?;
+    let srv = node.scratch("srv")?.display().to_string();
+    let pod = node.pod("subpaths").run().await?;
+    let (work, token) = (pod.volume("empty-dir", "work"), pod.volume("secret", "token"));
+    node.run(&["mount", "-t", "tmpfs", "tmpfs", &token])?;
+    node.write(&format!("{work}/inner/hello"), "of the pod")?;
+    node.write(&format!("{token}/key"), "s3cret")?;
+    node.run(&["chmod", "0777", &format!("{token}/key")])?;
+    node.write(&format!("{srv}/key"), "of the node")?;
+    // What the kubelet does for a subPath, of a hostPath too.
+    let subpaths = format!("{}/volume-subpaths", work.split_once("/volumes").unwrap().0);
+    let bound = |volume: &str, of: &str, file: bool| -> Result<String> {
+        let place = format!("{subpaths}/{volume}/main/0");
+        match file {
+            true => node.write(&place, "")?,
+            false => node.run(&["mkdir", "-p", &place]).map(drop)?,
+        }
+        node.run(&["mount", "--bind", of, &place])?;
+        Ok(place)
+    };
+    let own = bound("work", &format!("{work}/inner"), false)?;
+    let key = bound("token", &format!("{token}/key"), true)?;
+    let of_node = bound("host", &srv, false)?;
+    let run = bound("run", "/run", false)?;
+
+    let mount = |source: &str| pod.container("bad").mount(source, "/data", false);
+    let sentence = refused(mount(&of_node)).await;
+    assert!(sentence.contains("refuses bind-sources"), "{sentence}");
+    let sentence = refused(mount(&run)).await;
+    assert!(sentence.contains("refuses node-interfaces"), "{sentence}");
+    let good = pod.container("main").mount(&own, "/work", false).mount(&key, "/key", false);
+    let good = good.shell("exec sleep 1000").start().await?;
+    let read = good.exec(["sh", "-c", "cat /work/hello /key; echo x > /key"]).await?;
+    assert!(read.stdout == "of the pods3cret" && read.stderr.contains("Read-only file system"), "{read:?}");
+    good.stop(0).await?;
+    pod.remove().await?;
+    for place in [&own, &key, &of_node, &run, &token] {
+        node.run(&["umount", place])?;
+    }
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn a_volume_runs_programs_but_no_set_uid_ones_and_a_secret_is_not_written() -> Result<()> {
     let node = node("").await?;
     let pod = node.pod("volumes").run().await?;

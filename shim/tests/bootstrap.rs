@@ -1,7 +1,7 @@
 //! The verbs of the contract, by the real binary: what containerd runs, feeds and reads. Needs root.
 //!
-//! Each test has a mount namespace of its own with an empty `/run`, so that neither the machine's sockets nor another
-//! test's are met, and the daemon's files vanish with it.
+//! Each test has a mount namespace of its own with an empty `/run` and an audit log of its own, so that neither the
+//! machine's sockets nor another test's are met, and the daemon's files vanish with it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -35,7 +35,9 @@ impl Bundle {
         assert!(nix::unistd::geteuid().is_root(), "the tests of the verbs need root: they make mount namespaces");
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        for place in ["/run", "/var/lib", "/var/log"] {
+            mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
         let state = tempfile::tempdir().unwrap();
         let bundle = Bundle { state, id };
         fs::create_dir(bundle.path()).unwrap();

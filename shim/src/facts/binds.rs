@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 
-use super::{Judged, namespaces};
+use super::{Judged, namespaces, subpath};
 use crate::policy::floor::NODE_INTERFACES_PATHS;
 use crate::policy::{Bind, bind_mounts, clean, is_bind};
 
@@ -67,19 +67,20 @@ fn id(path: &Path) -> Option<Id> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Follows the source of each bind mount of `spec`. `reserved` are further places that no pod may mount.
-pub(super) fn sources(spec: &Spec, reserved: &[PathBuf]) -> Vec<Bind> {
+/// Follows the source of each bind mount of `spec`. `pod` is the kubelet's directory of the pod, `reserved` are further
+/// places that no pod may mount.
+pub(super) fn sources(spec: &Spec, pod: Option<&Path>, reserved: &[PathBuf]) -> Vec<Bind> {
     let mut mounts = bind_mounts(spec).peekable();
     if mounts.peek().is_none() {
         return Vec::new();
     }
     let interfaces = Interfaces::of_node(reserved);
     mounts
-        .map(|mount| mount.source().as_deref().and_then(|path| follow(path, &interfaces)).unwrap_or_default())
+        .map(|mount| mount.source().as_deref().and_then(|path| follow(path, pod, &interfaces)).unwrap_or_default())
         .collect()
 }
 
-fn follow(source: &Path, interfaces: &Interfaces) -> Option<Bind> {
+fn follow(source: &Path, pod: Option<&Path>, interfaces: &Interfaces) -> Option<Bind> {
     if !source.is_absolute() {
         return None;
     }
@@ -87,6 +88,7 @@ fn follow(source: &Path, interfaces: &Interfaces) -> Option<Bind> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let path = subpath::origin(&file, path, pod).ok()?;
     let found = rustix::fs::fstat(&file).ok()?;
     let id = (found.st_dev, found.st_ino);
     let magic = rustix::fs::fstatfs(&file).ok()?.f_type;

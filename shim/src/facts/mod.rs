@@ -4,6 +4,7 @@ mod binds;
 mod files;
 mod namespaces;
 mod spec;
+mod subpath;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +53,8 @@ pub struct Judged {
 pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered {
     let leads_pod = origin.id == origin.group;
     let joined = namespaces::joined(spec, (!leads_pod).then_some(origin.peers));
-    let binds = binds::sources(spec, origin.reserved);
+    let own = files::of_pod(spec, origin);
+    let binds = binds::sources(spec, own.kubelet.as_deref(), origin.reserved);
     let mounts = binds::judged(spec, &binds);
     let facts = Facts {
         leads_pod,
@@ -61,7 +63,7 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         swap_limit: crate::cgroup::swap_limit(),
         mandatory_access_control: mandatory_access_control(),
         rootfs: origin.bundle.join("rootfs"),
-        own: files::of_pod(spec, origin),
+        own,
         allowed_sources: settings.allow.bind_sources.iter().filter_map(|path| fs::canonicalize(path).ok()).collect(),
         binds,
         hooks: files::hooks(spec, &settings.allow),

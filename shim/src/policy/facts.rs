@@ -66,14 +66,11 @@ const FILLED_BY_KUBELET: [&str; 4] =
     ["kubernetes.io~configmap", "kubernetes.io~downward-api", "kubernetes.io~projected", "kubernetes.io~secret"];
 
 impl PodFiles {
-    /// Whether `path` was made for the pod to be mounted. The directories in which the kubelet keeps such files are not:
+    /// Whether `path` was made for the pod to be mounted. A `subPath` is judged by the volume it is of. The directories in which the kubelet keeps such files are not:
     /// a secret that is read-only on its own path would be writable through them.
     pub(super) fn hold(&self, path: &Path) -> bool {
         if let Some(inner) = self.in_kubelet(path) {
-            return matches!(
-                inner[..],
-                ["etc-hosts"] | ["containers", _, _] | ["volume-subpaths", _, _, _, ..] | ["volumes", _, _, ..]
-            );
+            return matches!(inner[..], ["etc-hosts"] | ["containers", _, _] | ["volumes", _, _, ..]);
         }
         self.runtime.iter().any(|own| path == own)
             || self.runtime_below.iter().any(|own| path != own && path.starts_with(own))
@@ -96,7 +93,7 @@ impl PodFiles {
 /// The source of a bind mount, as it is on the node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Bind {
-    /// Its path after every link; `None` if it cannot be found or is not an absolute path.
+    /// Its path after every link, of a `subPath` in its volume; `None` if it cannot be found or is not an absolute path.
     pub path: Option<PathBuf>,
     /// Its device and inode, by which it is known again once it is mounted.
     pub id: Option<(u64, u64)>,

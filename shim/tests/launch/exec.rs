@@ -172,11 +172,10 @@ pub async fn what_stands_in_for_a_device_is_not_opened() {
         match terminal {
             false => fs::rename(&fifo, &path).expect("rename"),
             true => {
-                let script = "mount --bind \"$1\" \"$2\"";
                 let target = init.pid.to_string();
                 let (inner, over) = (format!("/dev/curb-test-{}", name.len()), format!("/dev/{name}"));
                 let entered = std::process::Command::new("nsenter")
-                    .args(["-t", &target, "-m", "--", "/bin/busybox", "sh", "-c", script, "sh", &inner, &over])
+                    .args(["-t", &target, "-m", "--", "/bin/busybox", "mount", "--bind", &inner, &over])
                     .status();
                 assert!(entered.expect("nsenter").success());
             }

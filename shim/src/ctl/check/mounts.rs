@@ -70,7 +70,7 @@ pub(super) fn of(
                 format!("{:?} is not absolute", mount.mount_path),
             ));
         }
-        binds.push(volume(pod, container, mount, index, &field, &mut mounted, assumptions)?);
+        binds.push(volume(pod, mount, &field, &mut mounted, assumptions)?);
     }
     let taken = |path: &str| container.volume_mounts.iter().any(|mount| mount.mount_path.trim_end_matches('/') == path);
     let mut add = |path: &str, source: String, read_only: bool| {
@@ -109,9 +109,7 @@ pub(super) fn of(
 
 fn volume(
     pod: &Pod,
-    container: &Container,
     mount: &VolumeMount,
-    index: usize,
     field: &str,
     mounted: &mut Mounted,
     assumptions: &mut BTreeSet<String>,
@@ -127,11 +125,10 @@ fn volume(
         (None, volume) => kubelet_volume(volume, mount, assumptions),
     };
     let sub_path = mount.sub_path.as_deref().or(mount.sub_path_expr.as_deref()).filter(|path| !path.is_empty());
-    let source = match (sub_path, of_node) {
-        (None, _) => source,
-        // The kubelet binds it into the pod's directory; the files are the node's all the same.
-        (Some(inner), Some(_)) => format!("{}/{inner}", source.trim_end_matches('/')),
-        (Some(_), None) => format!("{}/volume-subpaths/{}/{}/{index}", pod_directory(), mount.name, container.name),
+    let source = match sub_path {
+        None => source,
+        // The kubelet binds it into the pod's directory; a node judges it by the volume all the same.
+        Some(inner) => format!("{}/{inner}", source.trim_end_matches('/')),
     };
     let propagation = match mount.mount_propagation.as_deref() {
         Some("Bidirectional") => "rshared",
