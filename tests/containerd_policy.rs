@@ -98,6 +98,7 @@ async fn a_sub_path_is_judged_by_the_volume_it_is_of() -> Result<()> {
     let srv = node.scratch("srv")?.display().to_string();
     let pod = node.pod("subpaths").run().await?;
     let (work, token) = (pod.volume("empty-dir", "work"), pod.volume("secret", "token"));
+    node.run(&["mkdir", "-p", &token])?;
     node.run(&["mount", "-t", "tmpfs", "tmpfs", &token])?;
     node.write(&format!("{work}/inner/hello"), "of the pod")?;
     node.write(&format!("{token}/key"), "s3cret")?;

@@ -35,7 +35,6 @@ use dir::{Dir, Step, is_gone};
 use mounts::Mount;
 use systemd::Scope;
 
-#[cfg(feature = "ctl")]
 pub(crate) use mounts::unescape;
 
 /// Which cgroup interface decides about containers on a host.

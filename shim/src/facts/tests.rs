@@ -159,7 +159,8 @@ fn a_source_is_followed_to_where_it_leads_and_known_by_what_it_holds() {
     std::os::unix::fs::symlink(real.join("plain"), real.join("link")).unwrap();
     std::os::unix::fs::symlink("/proc/self/root", real.join("magic")).unwrap();
     let look = |path: &Path| {
-        let found = binds::sources(&with_mounts(serde_json::json!([bind(path)])), &[real.join("reserved/deep")]);
+        let spec = with_mounts(serde_json::json!([bind(path)]));
+        let found = binds::sources(&spec, None, &[real.join("reserved/deep")]);
         assert_eq!(found.len(), 1);
         found.into_iter().next().unwrap()
     };
@@ -186,7 +187,7 @@ fn a_mount_that_a_later_one_hides_is_not_looked_for() {
     let mut spec = serde_json::to_value(spec).unwrap();
     spec["linux"]["maskedPaths"] = serde_json::json!(["/x"]);
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    let seen = format!("{:?}", binds::judged(&spec, &binds::sources(&spec, &[])));
+    let seen = format!("{:?}", binds::judged(&spec, &binds::sources(&spec, None, &[])));
     let order: Vec<_> =
         ["\"/a\"", "\"/a/b\"", "\"/c\"", "\"/c/e\"", "\"/x\""].map(|at| seen.matches(at).count()).to_vec();
     assert_eq!(order, [1, 1, 1, 1, 0], "{seen}");
@@ -198,7 +199,7 @@ fn what_is_not_mounted_as_judged_is_found() {
     let at = |destination: &str, source: &str| {
         let mount = serde_json::json!({"destination": destination, "type": "bind", "source": source});
         let spec = with_mounts(serde_json::json!([mount]));
-        let mounts = binds::judged(&spec, &binds::sources(&spec, &[]));
+        let mounts = binds::judged(&spec, &binds::sources(&spec, None, &[]));
         check_mounted(own, &Judged { namespaces: Vec::new(), mounts })
     };
     // A mount of the node itself stands for one of a container.
@@ -210,9 +211,9 @@ fn what_is_not_mounted_as_judged_is_found() {
     let both = with_mounts(serde_json::json!([
         {"destination": "/proc", "type": "bind", "source": "/proc"}, {"destination": "/./proc/", "type": "bind", "source": "/proc"},
     ]));
-    let mut mounts = binds::judged(&both, &binds::sources(&both, &[]));
+    let mut mounts = binds::judged(&both, &binds::sources(&both, None, &[]));
     assert_eq!(mounts.len(), 1);
-    mounts.extend(binds::judged(&both, &binds::sources(&both, &[])));
+    mounts.extend(binds::judged(&both, &binds::sources(&both, None, &[])));
     assert!(check_mounted(own, &Judged { namespaces: Vec::new(), mounts }).is_err(), "one mount passed for two");
     let namespaces = vec![(LinuxNamespaceType::Network, (0, 0))];
     let joined = check_mounted(own, &Judged { namespaces, mounts: Vec::new() });
