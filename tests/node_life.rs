@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::fs;
 use std::time::Instant;
 
 use curb_tests::api::cri::ContainerState;
@@ -44,6 +43,13 @@ fn expect_code(found: i32, code: i32) {
     assert!(found == code || found == 255, "{found} is not {code}");
 }
 
+/// A volume of the pod's, with nothing in it.
+fn volume(node: &Node, pod: &Pod<'_>) -> Result<String> {
+    let volume = pod.volume("empty-dir", "volume");
+    node.run(&["mkdir", "-p", &volume])?;
+    Ok(volume)
+}
+
 /// A container that ends with `code` once `file` of the volume is there.
 async fn awaiting<'n>(pod: &Pod<'n>, volume: &str, file: &str, code: i32) -> Result<Container<'n>> {
     let script = format!("while ! test -e /volume/{file}; do sleep 0.2; done; exit {code}");
@@ -61,9 +67,8 @@ async fn load(pod: &Pod<'_>, container: &Container<'_>) {
 #[tokio::test]
 async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
     let node = start().await?;
-    let volume = node.scratch("volume")?;
-    let path = volume.to_string_lossy().into_owned();
     let pod = node.pod("loaded").run().await?;
+    let volume = volume(&node, &pod)?;
     let stays = pod.container("stays").shell("exec sleep 1000").start().await?;
     let init = pid(&node, &stays).await?;
     let daemons = shims(&node);
@@ -72,7 +77,7 @@ async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
         // systemd starts it again by itself.
         ("killed", 8, &["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "containerd"]),
     ] {
-        let leaves = awaiting(&pod, &path, name, code).await?;
+        let leaves = awaiting(&pod, &volume, name, code).await?;
         let leaver = pid(&node, &leaves).await?;
         tokio::select! {
             () = load(&pod, &stays) => {}
@@ -81,7 +86,7 @@ async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
                     moment().await;
                 }
                 node.run(command)?;
-                fs::write(volume.join(name), "")?;
+                node.write(&format!("{volume}/{name}"), "")?;
                 until("its process ended", 10, async || !node.proc(leaver, "exe").exists()).await
             } => befallen?,
         }
@@ -97,12 +102,12 @@ async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
 #[tokio::test]
 async fn an_exit_while_containerd_was_stopped_is_told_after_its_start() -> Result<()> {
     let node = start().await?;
-    let volume = node.scratch("volume")?;
     let pod = node.pod("away").run().await?;
-    let leaves = awaiting(&pod, &volume.to_string_lossy(), "stopped", 9).await?;
+    let volume = volume(&node, &pod)?;
+    let leaves = awaiting(&pod, &volume, "stopped", 9).await?;
     let leaver = pid(&node, &leaves).await?;
     node.stop_containerd(Signal::SIGTERM).await?;
-    fs::write(volume.join("stopped"), "")?;
+    node.write(&format!("{volume}/stopped"), "")?;
     until("its process ended", 10, async || !node.proc(leaver, "exe").exists()).await?;
     node.start_containerd().await?;
     expect_code(leaves.wait_exit().await?.exit_code, 9);
