@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, Stat
 
 use super::{Judged, namespaces, subpath};
 use crate::policy::floor::NODE_INTERFACES_PATHS;
-use crate::policy::{Bind, bind_mounts, clean, is_bind};
+use crate::policy::{Bind, bind_mounts, clean};
 
 /// A file, by its device and inode.
 type Id = (u64, u64);
@@ -104,22 +104,14 @@ pub(super) struct JudgedMount {
     id: Option<Id>,
 }
 
-/// The bind mounts of `spec`, whose sources are `binds`, that can be seen in the container: a later mount hides those at
-/// and below its own destination.
+/// The bind mounts of `spec`, whose sources are `binds`. The policy sees to it that none hides another.
 pub(super) fn judged(spec: &Spec, binds: &[Bind]) -> Vec<JudgedMount> {
-    let mounts = spec.mounts().as_deref().unwrap_or_default();
     let mut sources = binds.iter();
-    let mut judged = Vec::new();
-    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| is_bind(mount)) {
-        let source = sources.next();
-        let destination = clean(mount.destination());
-        let later = mounts[index + 1..].iter().map(|later| clean(later.destination()));
-        let masked = spec.linux().iter().flat_map(|linux| linux.masked_paths().iter().flatten()).map(PathBuf::from);
-        if later.chain(masked).all(|later| !destination.starts_with(later)) {
-            judged.push(JudgedMount { destination, id: source.and_then(|source| source.id) });
-        }
-    }
-    judged
+    let judged = bind_mounts(spec).map(|mount| {
+        let id = sources.next().and_then(|source| source.id);
+        JudgedMount { destination: clean(mount.destination()), id }
+    });
+    judged.collect()
 }
 
 /// Why a container does not have what was judged.

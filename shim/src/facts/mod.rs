@@ -15,7 +15,7 @@ use oci_spec::runtime::Spec;
 
 pub use self::binds::{MountedError, check_mounted};
 pub use self::namespaces::{UserNamespaceError, proc_name, shared_with_node, user_namespace};
-pub use self::spec::{MAX_SPEC, SpecError, read_spec, spec_text};
+pub use self::spec::{MAX_MOUNTS, MAX_SPEC, SpecError, read_spec, spec_text};
 use crate::policy::{Facts, MandatoryAccessControl, Settings};
 
 /// Where a spec comes from.

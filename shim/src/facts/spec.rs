@@ -11,6 +11,9 @@ use oci_spec::runtime::Spec;
 /// the 2 MiB etcd allows still fits.
 pub const MAX_SPEC: u64 = 8 << 20;
 
+/// The most mounts of a spec. Each costs the node a look at its source, outside the pod's cgroup.
+pub const MAX_MOUNTS: usize = 1024;
+
 /// A spec that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -20,6 +23,9 @@ pub enum SpecError {
     /// More than [`MAX_SPEC`] bytes.
     #[error("the bundle's config.json is larger than {MAX_SPEC} bytes")]
     TooLarge,
+    /// More than [`MAX_MOUNTS`] mounts.
+    #[error("the bundle's config.json has {0} mounts, more than {MAX_MOUNTS}")]
+    Mounts(usize),
     /// Not an OCI runtime spec.
     #[error("the bundle's config.json is malformed")]
     Malformed(#[source] serde_json::Error),
@@ -34,7 +40,11 @@ pub enum SpecError {
 /// [`SpecError`] if the file is missing, a link, oversized or not a spec.
 pub fn read_spec(bundle: &Path) -> Result<Spec, SpecError> {
     let text = spec_text(bundle)?;
-    serde_json::from_slice(&text).map_err(|error| malformed(&text, error))
+    let spec: Spec = serde_json::from_slice(&text).map_err(|error| malformed(&text, error))?;
+    match spec.mounts().as_ref().map_or(0, Vec::len) {
+        many if many > MAX_MOUNTS => Err(SpecError::Mounts(many)),
+        _ => Ok(spec),
+    }
 }
 
 /// Reads that spec without understanding it.

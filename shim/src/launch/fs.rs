@@ -20,6 +20,12 @@ pub(super) fn open_root(path: &Path) -> Result<OwnedFd, Failure> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).step(format!("open {}", path.display()))
 }
 
+/// The same, where no link leads.
+fn open_unlinked(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+}
+
 /// Refuses an image whose `/dev`, `/proc` or `/sys` is anything but a directory or missing.
 ///
 /// libcontainer makes device nodes and links in `<rootfs>/dev` by path: a link there leads it out onto the node
@@ -102,7 +108,8 @@ fn make_target(root: &OwnedFd, mount: &Mount, target: &Path) -> io::Result<()> {
 /// node, or in the volume that covers it.
 ///
 /// Where only the container itself could make it (a tmpfs of its own, a read-only volume) it stays missing and the
-/// create fails on it.
+/// create fails on it. So it does in a volume whose source leads through a link: what was judged is not known to be what
+/// the link leads to by now.
 pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path, root: (u32, u32)) -> Result<(), Failure> {
     let step = || format!("make the working directory {}", cwd.display());
     if !cwd.is_absolute() {
@@ -115,9 +122,11 @@ pub(super) fn make_cwd(rootfs: &OwnedFd, mounts: &[Mount], cwd: &Path, root: (u3
         Some(mount) if is_bind(mount) && !is_read_only(mount) => {
             let below = cwd.strip_prefix(clean(mount.destination())).unwrap_or(Path::new(""));
             match mount.source() {
-                Some(source) if !below.as_os_str().is_empty() => {
-                    make_dirs(open_root(source)?, below, NODE_ROOT).step(step())
-                }
+                Some(source) if !below.as_os_str().is_empty() => match open_unlinked(source) {
+                    Ok(volume) => make_dirs(volume, below, NODE_ROOT).step(step()),
+                    Err(rustix::io::Errno::LOOP) => Ok(()),
+                    Err(error) => Err(error).step(step()),
+                },
                 _ => Ok(()),
             }
         }

@@ -137,7 +137,7 @@ fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor
 /// What the node's configuration asks for beyond the floor. The sandbox's process is the node's own.
 fn required(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
     let require = &settings.require;
-    let mut denials = identity::judge(spec, floor.role, require);
+    let mut denials = identity::judge(spec, facts, floor.role, require);
     if floor.role == Role::Sandbox {
         return denials;
     }

@@ -61,6 +61,8 @@ pub struct PodFiles {
     pub runtime_below: Vec<PathBuf>,
 }
 
+/// Where containerd's CRI mounts the images that are volumes, below the id of each sandbox.
+const IMAGE_VOLUMES: &str = "image-volumes";
 /// Volumes that the kubelet fills and a pod has no reason to write (`volumes/<plugin>` in its directory).
 const FILLED_BY_KUBELET: [&str; 4] =
     ["kubernetes.io~configmap", "kubernetes.io~downward-api", "kubernetes.io~projected", "kubernetes.io~secret"];
@@ -74,6 +76,12 @@ impl PodFiles {
         }
         self.runtime.iter().any(|own| path == own)
             || self.runtime_below.iter().any(|own| path != own && path.starts_with(own))
+    }
+
+    /// Whether `path` is in a volume that is an image.
+    pub(super) fn holds_image(&self, path: &Path) -> bool {
+        let of_images = |own: &&PathBuf| own.parent().is_some_and(|above| above.ends_with(IMAGE_VOLUMES));
+        self.runtime_below.iter().filter(of_images).any(|own| path.starts_with(own))
     }
 
     /// Whether `path` is in a volume that the kubelet fills.
@@ -180,7 +188,7 @@ impl PodFiles {
         let cri = base.join("io.containerd.grpc.v1.cri");
         let dir = cri.join("sandboxes").join(sandbox);
         self.runtime.extend(["hostname", "hosts", "resolv.conf", "shm"].map(|name| dir.join(name)));
-        self.runtime_below.push(cri.join("image-volumes").join(sandbox));
+        self.runtime_below.push(cri.join(IMAGE_VOLUMES).join(sandbox));
         if !container.is_empty() {
             self.runtime_below.push(cri.join("containers").join(container).join("volumes"));
         }

@@ -278,6 +278,15 @@ rules! {
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.5.5"),
     }
+    HIDDEN_MOUNT {
+        id: "hidden-mount",
+        level: Level::Refuse,
+        reason: "links in a volume may lead one of two mounts at a place elsewhere, and what a later one seems to hide cannot be compared with what was judged",
+        fix: "give each of the volumeMounts a mountPath of its own, outside /proc and /sys",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.5.5"),
+    }
     MOUNT_PROPAGATION {
         id: "mount-propagation",
         level: Level::Refuse,

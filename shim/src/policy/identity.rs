@@ -4,7 +4,7 @@ use oci_spec::runtime::Spec;
 
 use super::floor::{IMAGE_DIGEST, IMAGE_REGISTRY, REGISTER_ENTRY};
 use super::verdict::quote;
-use super::{Denial, Register, Requirements, Role, annotation};
+use super::{Denial, Facts, Register, Requirements, Role, annotation};
 
 /// The annotation that names a pod's entry in the AI register.
 pub const REGISTER_ANNOTATION: &str = "io.curb/register-entry";
@@ -14,7 +14,7 @@ const IMAGE_ANNOTATION: &str = "io.kubernetes.cri.image-name";
 /// The longest entry, in bytes.
 const LONGEST_ENTRY: usize = 256;
 
-pub(super) fn judge(spec: &Spec, role: Role, require: &Requirements) -> Vec<Denial> {
+pub(super) fn judge(spec: &Spec, facts: &Facts, role: Role, require: &Requirements) -> Vec<Denial> {
     let register = require.register_entry.as_ref().and_then(|register| entry(spec, register));
     let mut denials: Vec<Denial> = register.into_iter().collect();
     // The sandbox's image is the node's choice.
@@ -23,6 +23,11 @@ pub(super) fn judge(spec: &Spec, role: Role, require: &Requirements) -> Vec<Deni
         let (repository, digest) = parse(image);
         if require.image_digest && !digest.is_some_and(is_sha256) {
             denials.push(Denial::new(&IMAGE_DIGEST, format!("the image {} has no digest", quote(image))));
+        }
+        // Nothing in a spec tells which image a volume is of.
+        if facts.binds.iter().filter_map(|bind| bind.path.as_deref()).any(|path| facts.own.holds_image(path)) {
+            let rule = if require.image_digest { &IMAGE_DIGEST } else { &IMAGE_REGISTRY };
+            denials.push(Denial::new(rule, "a volume is an image, and nothing tells which"));
         }
         let from = |registry: &String| {
             let rest = repository.strip_prefix(registry.trim_end_matches('/'));

@@ -1,10 +1,13 @@
 //! What a container may mount, and how.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Mount, Spec};
 
 use super::facts::{bind_mounts, clean, is_bind};
 use super::floor::{
-    BIND_SOURCES, MOUNT_FLAGS, MOUNT_PROPAGATION, MOUNT_TYPE, NODE_INTERFACES, READ_ONLY_SECRETS, TMPFS_SIZE,
+    BIND_SOURCES, HIDDEN_MOUNT, MASKED, MOUNT_FLAGS, MOUNT_PROPAGATION, MOUNT_TYPE, NODE_INTERFACES, READ_ONLY_SECRETS,
+    TMPFS_SIZE,
 };
 use super::limits::bytes;
 use super::verdict::quote;
@@ -31,9 +34,24 @@ pub(super) fn judge(spec: &Spec, facts: &Facts) -> Vec<Denial> {
     {
         denials.push(Denial::new(&MOUNT_PROPAGATION, "the root file system propagates to the node"));
     }
+    denials.extend(hidden(spec));
     let mut binds = facts.binds.iter();
     denials.extend(bind_mounts(spec).filter_map(|mount| bind_source(mount, binds.next(), facts)));
     denials
+}
+
+/// The first bind mount that what is mounted after it covers, by the spec.
+fn hidden(spec: &Spec) -> Option<Denial> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let places: Vec<_> = mounts.iter().map(|mount| clean(mount.destination())).collect();
+    let asked = spec.linux().iter().flat_map(|linux| linux.masked_paths().iter().flatten());
+    let masked: Vec<_> = asked.map(String::as_str).chain(MASKED).map(Path::new).collect();
+    (0..mounts.len()).filter(|index| is_bind(&mounts[*index])).find_map(|index| {
+        let later = places[index + 1..].iter().map(|place| place.as_path());
+        let over = later.chain(masked.iter().copied()).find(|over| places[index].starts_with(over))?;
+        let (at, over) = (quote(&places[index].to_string_lossy()), quote(&over.to_string_lossy()));
+        Some(Denial::new(&HIDDEN_MOUNT, format!("the mount at {at} is hidden by what is put on {over} after it")))
+    })
 }
 
 fn bind_source(mount: &Mount, bind: Option<&super::Bind>, facts: &Facts) -> Option<Denial> {

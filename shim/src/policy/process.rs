@@ -98,6 +98,11 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
         let name = entry.split(['=', '\0']).next().unwrap_or_default();
         deny(format!("environment variable {} holds a NUL", quote(name)));
     }
+    // To setresgid(2) this number is no id but "leave it as it is", and that is the node's.
+    let user = process.user();
+    if [user.uid(), user.gid()].iter().chain(user.additional_gids().iter().flatten()).any(|id| *id == u32::MAX) {
+        deny(format!("{} is no user or group id", u32::MAX));
+    }
     let cwd = process.cwd();
     if cwd.as_os_str().is_empty() {
         deny("Cwd property must not be empty".into());

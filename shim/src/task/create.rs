@@ -10,6 +10,7 @@ use containerd_shim_protos::topics;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
+use super::aside::{self, aside};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
@@ -88,7 +89,7 @@ impl Pod {
         report.judged_by(&pinned);
         let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
         let judgement = match &pinned.settings {
-            Ok(settings) => self.judge(spec, request, &pinned, settings),
+            Ok(settings) => self.judge(spec, request, &pinned, settings).await?,
             Err(denied) => Err(denied.clone()),
         };
         let (hardened, judged) = match judgement {
@@ -116,25 +117,26 @@ impl Pod {
     }
 
     /// The verdict on `spec`, and what of it was judged by name.
-    fn judge(
+    async fn judge(
         &self,
         spec: Spec,
         request: &CreateTaskRequest,
         pinned: &Pinned,
         settings: &policy::Settings,
-    ) -> Result<(Hardened, facts::Judged), Denied> {
+    ) -> Result<Result<(Hardened, facts::Judged), Denied>, TaskError> {
         let containers = self.containers();
         // The pid of one that has ended may be anybody's.
         let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
-        let origin = facts::Origin {
-            bundle: Path::new(&request.bundle),
-            id: &request.id,
-            group: &self.group,
-            peers: &living.map(|it| it.init.pid()).collect::<Vec<_>>(),
-            reserved: &pinned.reserved,
-        };
-        let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, settings);
-        Ok((policy::admit(spec, &facts, settings)?.harden(), judged))
+        let peers: Vec<i32> = living.map(|it| it.init.pid()).collect();
+        let (bundle, id, group) = (PathBuf::from(&request.bundle), request.id.clone(), self.group.clone());
+        let (reserved, settings) = (pinned.reserved.clone(), settings.clone());
+        let judgement = aside(aside::LIMIT, move || {
+            let origin = facts::Origin { bundle: &bundle, id: &id, group: &group, peers: &peers, reserved: &reserved };
+            let facts::Gathered { facts, judged } = facts::gather(&spec, &origin, &settings);
+            Ok((policy::admit(spec, &facts, &settings)?.harden(), judged))
+        });
+        let step = "look at what the spec names on the node";
+        judgement.await.map_err(|error| TaskError::FailedPrecondition(format!("{step}: {error}")))
     }
 
     /// Makes what was admitted, and sees that it is that.
@@ -247,7 +249,10 @@ impl Pod {
                         "the kernel does not enforce the floor: init shares the node's {kind:?} namespace"
                     )));
                 }
-                facts::check_mounted(created.init.pid, &judged)
+                let pid = created.init.pid;
+                let checked = aside(aside::LIMIT, move || facts::check_mounted(pid, &judged)).await;
+                checked
+                    .map_err(|error| TaskError::FailedPrecondition(format!("look at what was mounted: {error}")))?
                     .map_err(|error| TaskError::FailedPrecondition(chain(&error)))?;
             }
             let leader = (request.id != self.group)

@@ -148,3 +148,31 @@ fn a_tmpfs_holds_no_more_than_the_container() {
     let now = json(judge_by(container(&[("/mounts/10", shm)]), &settings).unwrap().spec());
     assert!(now["mounts"][10]["options"].as_array().unwrap().contains(&json!("size=1048576")));
 }
+
+#[test]
+fn no_mount_is_hidden_by_another_or_by_a_mask() {
+    let at = |place: &str| {
+        let source = of_pod("volumes/kubernetes.io~empty-dir/work");
+        json!({"destination": place, "type": "bind", "source": source, "options": ["rbind"]})
+    };
+    for places in [["/a", "/a/"], ["/a/b", "/a"], ["/b/../a/b", "/./a"], ["/a", "/sys/firmware/x"]] {
+        let mounts = places.map(|place| ("/mounts/-", at(place)));
+        assert!(refusal(container(&mounts)).contains("hidden-mount"), "{places:?}");
+    }
+    assert!(judge(container(&["/a", "/a/b", "/ab"].map(|place| ("/mounts/-", at(place))))).is_ok());
+}
+
+#[test]
+fn an_image_in_a_volume_is_refused_where_images_are_judged() {
+    let id = "4f8c31d4b8a0a5dbb6a13c5f64f5a6f6ab4ad07a3d0c8af0cb5ba7f5cd14b2e1";
+    let source = format!("/run/containerd/io.containerd.grpc.v1.cri/image-volumes/{id}/tools");
+    let digest = format!("registry.example/agent@sha256:{}", "a".repeat(64));
+    let spec =
+        |mount: Value| container(&[("/mounts/-", mount), ("/annotations/io.kubernetes.cri.image-name", json!(digest))]);
+    assert!(judge(spec(bind(&source))).is_ok());
+    let mut strict = Settings::default();
+    strict.require.image_digest = true;
+    let denied = judge_by(spec(bind(&source)), &strict).unwrap_err().to_string();
+    assert!(denied.contains("image-digest") && denied.contains("volume"), "{denied}");
+    assert!(judge_by(spec(bind(&of_pod("volumes/a/b"))), &strict).is_ok());
+}

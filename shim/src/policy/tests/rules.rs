@@ -118,6 +118,14 @@ pub(super) fn cases() -> Vec<(Spec, Settings, &'static str)> {
             "curb refuses mount-type: a mount at \"/x\" is of type \"overlay\"; use volumes of the pod: the runtime mounts no other file systems",
         ),
         (
+            container(&[
+                ("/mounts/-", bind(&of_pod("volumes/a/b"))),
+                ("/mounts/-", json!({"destination": "/data/", "type": "tmpfs"})),
+            ]),
+            default.clone(),
+            "curb refuses hidden-mount: the mount at \"/data\" is hidden by what is put on \"/data\" after it; give each of the volumeMounts a mountPath of its own, outside /proc and /sys",
+        ),
+        (
             with_mount(
                 json!({"destination": "/data", "type": "bind", "source": of_pod("volumes/a/b"), "options": ["rbind", "rshared"]}),
             ),
