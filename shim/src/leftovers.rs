@@ -232,7 +232,10 @@ fn never_launched(namespace: &str, id: &str, bundle: &Path) {
     if let Err(error) = crate::rootfs::unmount_recursive(&bundle.join("rootfs")) {
         log::error!("unmount the root of {id}: {}", chain(&error));
     }
-    if let Err(error) = Store::at(record::RUN_DIR).remove(namespace, id) {
+    let store = Store::at(record::RUN_DIR);
+    // The directory is made before the file: a daemon may have died between the two.
+    let removed = store.remove(namespace, id).and_then(|()| store.remove_container_dir(namespace, id));
+    if let Err(error) = removed {
         log::error!("remove the record of {id}: {}", chain(&error));
     }
 }
