@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use curb_tests::events::{Recorder, line};
 use curb_tests::task::{Task, TaskBuilder, process};
-use curb_tests::{Node, Result, moment, patience};
+use curb_tests::{Node, Result, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::Code;
@@ -53,18 +53,6 @@ fn start_verb(node: &Node) -> Option<u32> {
         line.split(|&byte| byte == 0).any(|word| word == b"start")
     };
     node.processes(SHIM).into_iter().find(is_start)
-}
-
-async fn until(what: &str, seconds: u32, done: impl AsyncFn() -> bool) -> Result<()> {
-    let limit = patience(seconds);
-    let deadline = Instant::now() + limit;
-    while !done().await {
-        if Instant::now() > deadline {
-            return Err(format!("not within {limit:?}: {what}").into());
-        }
-        moment().await;
-    }
-    Ok(())
 }
 
 /// Waits until containerd has forgotten the task, which it does after the shim's `delete`.

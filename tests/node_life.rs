@@ -7,7 +7,7 @@ use std::time::Instant;
 use curb_tests::api::cri::ContainerState;
 use curb_tests::figures::shim_name;
 use curb_tests::pod::{Container, Pod};
-use curb_tests::{Node, Result, config, moment, patience};
+use curb_tests::{Node, Result, config, moment, until};
 use nix::sys::signal::Signal;
 
 async fn start() -> Result<Node> {
@@ -15,18 +15,6 @@ async fn start() -> Result<Node> {
         return Err("this is no booted node: run it with tests/node/run".into());
     }
     Node::start().await
-}
-
-async fn until(what: &str, seconds: u32, done: impl AsyncFn() -> bool) -> Result<()> {
-    let limit = patience(seconds);
-    let deadline = Instant::now() + limit;
-    while !done().await {
-        if Instant::now() > deadline {
-            return Err(format!("not within {limit:?}: {what}").into());
-        }
-        moment().await;
-    }
-    Ok(())
 }
 
 async fn pid(node: &Node, container: &Container<'_>) -> Result<u32> {

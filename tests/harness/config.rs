@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 
@@ -49,6 +49,22 @@ pub fn patience(seconds: u32) -> Duration {
 /// Waits between two looks at what no event tells. Looking often would slow down an emulated processor further.
 pub async fn moment() {
     tokio::time::sleep(Duration::from_millis(10) * slowness()).await;
+}
+
+/// Looks again and again until `done`, for so many seconds of an ordinary machine at most.
+///
+/// # Errors
+/// It took longer; the message says `what` was awaited.
+pub async fn until(what: &str, seconds: u32, done: impl AsyncFn() -> bool) -> Result<()> {
+    let limit = patience(seconds);
+    let deadline = Instant::now() + limit;
+    while !done().await {
+        if Instant::now() > deadline {
+            return Err(format!("not within {limit:?}: {what}").into());
+        }
+        moment().await;
+    }
+    Ok(())
 }
 
 /// `CURB_PATIENCE`: how many times slower than an ordinary machine this one is, 1 when unset.

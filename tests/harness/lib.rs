@@ -27,7 +27,7 @@ pub mod supervisor;
 pub mod task;
 pub mod websocket;
 
-pub use config::{moment, patience};
+pub use config::{moment, patience, until};
 pub use node::Node;
 
 use std::fmt;

@@ -32,7 +32,7 @@ pub(super) fn joined(spec: &Spec, peers: Option<&[i32]>) -> Joined {
     for namespace in namespaces.into_iter().flatten() {
         let Some(path) = namespace.path() else { continue };
         let kind = namespace.typ();
-        let (Ok(joined), Ok(own)) = (id(path), id(&Path::new("/proc/self/ns").join(proc_name(kind)))) else {
+        let (Ok(joined), Ok(own)) = (id(path), id(&own_namespace(kind))) else {
             // What cannot be looked at is not shown to be another's.
             found.host.push(kind);
             continue;
@@ -68,6 +68,10 @@ fn id(path: &Path) -> std::io::Result<Id> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
+fn own_namespace(kind: LinuxNamespaceType) -> PathBuf {
+    Path::new("/proc/self/ns").join(proc_name(kind))
+}
+
 fn namespace_of(pid: i32, kind: LinuxNamespaceType) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/{}", proc_name(kind)))
 }
@@ -81,10 +85,7 @@ fn namespace_of(pid: i32, kind: LinuxNamespaceType) -> PathBuf {
 pub fn shared_with_node(pid: i32) -> std::io::Result<Option<LinuxNamespaceType>> {
     use LinuxNamespaceType::{Ipc, Mount, Network, Pid, Uts};
     for kind in [Mount, Pid, Network, Ipc, Uts] {
-        let name = proc_name(kind);
-        let theirs = fs::metadata(format!("/proc/{pid}/ns/{name}"))?;
-        let own = fs::metadata(Path::new("/proc/self/ns").join(name))?;
-        if (theirs.dev(), theirs.ino()) == (own.dev(), own.ino()) {
+        if id(&namespace_of(pid, kind))? == id(&own_namespace(kind))? {
             return Ok(Some(kind));
         }
     }
@@ -126,9 +127,8 @@ pub fn user_namespace(pid: i32, spec: &Spec, leader: Option<i32>) -> Result<Opti
     let entry = linux.namespaces().iter().flatten().find(|entry| entry.typ() == LinuxNamespaceType::User);
     let Some(entry) = entry else { return Ok(None) };
     let id = |pid: i32| {
-        let found = fs::metadata(format!("/proc/{pid}/ns/user"));
-        let found = found.map_err(|source| UserNamespaceError::Read { pid, source })?;
-        Ok((found.dev(), found.ino()))
+        let found = id(&namespace_of(pid, LinuxNamespaceType::User));
+        found.map_err(|source| UserNamespaceError::Read { pid, source })
     };
     let own = id(pid)?;
     if own == id(nix::unistd::getpid().as_raw())? {

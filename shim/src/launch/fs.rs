@@ -12,7 +12,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::error::{Failure, Step};
-use super::normalise::{clean, is_bind};
+use crate::policy::{clean, is_bind};
 
 /// Opens a directory of the node as the root of later resolutions.
 pub(super) fn open_root(path: &Path) -> Result<OwnedFd, Failure> {

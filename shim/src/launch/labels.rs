@@ -21,8 +21,8 @@ use rustix::mount::{
 use serde::{Deserialize, Serialize};
 
 use super::error::{Failure, Step, go_errno};
-use super::normalise::is_bind;
 use super::propagation::{open_in_root, open_mount};
+use crate::policy::is_bind;
 
 /// File systems whose files have labels of their own and take none for the whole mount; runc labels none of them either.
 const LABELLED_BY_THEMSELVES: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];

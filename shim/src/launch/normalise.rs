@@ -3,11 +3,13 @@
 //! A pure function. What libcontainer ignores, misreads or does wrongly is made explicit here, kept for ourselves to
 //! do, or unsupported.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, Hooks, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec,
 };
+
+use crate::policy::{clean, is_bind};
 
 /// Something a spec asks for that this version does not do. The message is a whole sentence for the pod's author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -252,25 +254,6 @@ fn kind_of(option: &str) -> Option<(libc::c_ulong, bool)> {
 /// Whether a mount option asks for mapped owners.
 pub(super) fn is_id_map(option: &str) -> bool {
     matches!(option, "idmap" | "ridmap")
-}
-
-/// Whether libcontainer binds this mount.
-pub(super) fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
-        || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
-}
-
-/// `path` made absolute and freed of `.` and `..` as text, the way runc reads a destination.
-pub(super) fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// All five sets as lists: libcontainer keeps a missing one in full.

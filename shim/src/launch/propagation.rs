@@ -7,7 +7,8 @@ use oci_spec::runtime::{Linux, Mount};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 
 use super::error::{Failure, Step};
-use super::normalise::{Propagation, clean};
+use super::normalise::Propagation;
+use crate::policy::clean;
 
 /// Sets the propagation the spec asks for, which libcontainer drops. This process must already be in the container's
 /// mount namespace and have its root.

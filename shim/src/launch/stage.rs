@@ -18,9 +18,10 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::error::{Failure, Step};
-use super::normalise::{is_bind, is_id_map};
+use super::normalise::is_id_map;
 use super::userns::UserNamespace;
 use crate::idmap::IdMap;
+use crate::policy::is_bind;
 
 /// A volume taken from its place.
 #[derive(Debug)]
