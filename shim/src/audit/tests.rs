@@ -126,6 +126,30 @@ fn a_torn_line_is_kept_told_of_and_no_fault() {
 }
 
 #[test]
+fn what_a_power_cut_left_of_the_last_records_swallows_no_later_one() {
+    // Zeros up to the length the file had, and a file that is shorter.
+    for (lost, zeros) in [(1, true), (40, true), (400, true), (2, false), (40, false), (400, false)] {
+        let place = place(|_| ());
+        place.write(9);
+        let mut bytes = fs::read(&place.settings.path).unwrap();
+        let from = bytes.len() - lost;
+        bytes[from..].fill(0);
+        fs::write(&place.settings.path, &bytes[..if zeros { bytes.len() } else { from }]).unwrap();
+        place.write(2);
+        let report = place.verify();
+        // Nine records and the beginning, less what was lost, and the one that tells of it.
+        let whole = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        assert_eq!((report.records, report.recovered), (whole + 3, 1), "{lost} {zeros}");
+        let whats: Vec<_> = report.findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert!(
+            whats.iter().all(|what| what.contains("gone") || what.contains("missing")),
+            "{lost} {zeros}: {whats:?}"
+        );
+        assert!(!whats.is_empty(), "{lost} {zeros}");
+    }
+}
+
+#[test]
 fn a_record_whose_writer_died_before_the_key_moved_on_is_taken_up() {
     let place = place(|_| ());
     place.write(5);
