@@ -300,3 +300,27 @@ fn a_writer_that_holds_the_lock_too_long_is_named() {
     drop(held);
     place.write(1);
 }
+
+#[test]
+fn a_state_file_that_was_moved_away_while_it_was_waited_for_is_not_written_to() {
+    let place = place(|_| {});
+    place.write(1);
+    let state = &place.settings.state;
+    let held = fs::File::open(state).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&held.metadata().unwrap()).to_string();
+    let log = place.log();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| log.append(&Event::new("curb.test"), Weight::Permit));
+        // No event tells that somebody waits for a lock.
+        let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&format!(":{inode} "));
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            std::thread::yield_now();
+        }
+        fs::rename(state, state.with_extension("moved")).unwrap();
+        drop(held);
+        writing.join().unwrap().unwrap();
+    });
+    assert!(state.exists(), "the record was written by a state that is no longer there");
+    assert!(place.text().last().unwrap().starts_with("{\"seq\":"));
+}

@@ -10,7 +10,6 @@ use containerd_shim_protos::topics;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
-use super::aside::{self, aside};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
@@ -19,6 +18,7 @@ use super::pod::Pod;
 use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
+use crate::aside::{self, aside};
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::facts;
