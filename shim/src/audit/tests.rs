@@ -324,3 +324,22 @@ fn a_state_file_that_was_moved_away_while_it_was_waited_for_is_not_written_to() 
     assert!(state.exists(), "the record was written by a state that is no longer there");
     assert!(place.text().last().unwrap().starts_with("{\"seq\":"));
 }
+
+#[test]
+fn the_settings_of_the_last_configuration_on_record_are_found_again() {
+    let place = place(|settings| settings.keep = 7);
+    assert!(place.settings.remembered().is_err());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let announced = |digest| runtime.block_on(place.log().announce([digest; 32], &Event::new("curb.config")));
+    announced(1).unwrap();
+    assert_eq!(place.settings.remembered().unwrap(), place.settings);
+    let file = place.settings.state.with_extension("settings");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&file).unwrap();
+    announced(1).unwrap();
+    assert!(!file.exists(), "written although nothing changed");
+    announced(2).unwrap();
+    assert!(file.exists());
+    fs::write(&file, "{\"path\": 7").unwrap();
+    assert!(matches!(place.settings.remembered(), Err(AuditError::Io { .. })));
+}
