@@ -186,10 +186,8 @@ pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> R
     if let Some(found) = view.seccomp_filters.filter(|found| *found < filters) {
         return Err(format!("Seccomp_filters is {found}, not {filters}"));
     }
-    for (name, set) in view.capability_sets() {
-        if set & !NET_BIND_SERVICE != 0 {
-            return Err(format!("{name} is {set:016x}"));
-        }
+    if let Some((name, set)) = view.capabilities_beyond(NET_BIND_SERVICE) {
+        return Err(format!("{name} is {set:016x}"));
     }
     if floor.role() == policy::Role::Container && view.uids.contains(&0) {
         return Err(format!("Uid is {:?}", view.uids));
