@@ -26,6 +26,7 @@ pub mod launch;
 pub mod rootfs;
 pub mod stdio;
 
+pub mod aside;
 pub mod audit;
 pub mod cgroup;
 pub mod children;

@@ -180,7 +180,7 @@ impl Launcher {
         let pin = || -> io::Result<OwnedFd> {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let mount = rustix::mount::open_tree(CWD, exe, flags)?;
-            crate::sys::mount_set_read_only(&mount)?;
+            crate::sys::change_mount(&mount, crate::sys::MountChange::ReadOnly, false)?;
             Ok(mount)
         };
         let exe = pin().map_err(|source| LaunchError::Pin { path: exe.to_owned(), source })?;

@@ -398,8 +398,17 @@ rules! {
     INVALID_SPEC {
         id: "invalid-spec",
         level: Level::Malformed,
-        reason: "a spec without a root or a Linux part cannot be run, let alone judged",
+        reason: "a spec that cannot be read, or has no root or no Linux part, cannot be run, let alone judged",
         fix: "report it to who runs the node: the runtime was given an incomplete config.json",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    INVALID_SECCOMP {
+        id: "invalid-seccomp",
+        level: Level::Malformed,
+        reason: "a profile that is not understood in full would deny something else than its author believes",
+        fix: "correct the seccomp profile that the pod brings along",
         pss: None,
         cis: None,
         nist: None,
@@ -421,6 +430,24 @@ rules! {
         pss: None,
         cis: None,
         nist: Some("3.4.1, 4.4.1"),
+    }
+    UNANSWERED {
+        id: "unanswered",
+        level: Level::Malformed,
+        reason: "what a volume is, its server says; what nobody looked at is not admitted",
+        fix: "see to it that the servers of the pod's volumes answer",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    NODE_CONFIGURATION {
+        id: "node-configuration",
+        level: Level::Malformed,
+        reason: "what is not understood in full decides nothing: it may hold the limit that its author relies on",
+        fix: "ask who runs the node to run curbctl config check",
+        pss: None,
+        cis: None,
+        nist: None,
     }
 }
 

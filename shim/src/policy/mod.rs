@@ -37,7 +37,7 @@ pub use settings::{
     Allowances, AllowedDevice, AllowedHook, DeviceError, LimitSettings, Limits, Mode, Pattern, PatternError, Register,
     Requirements, Settings,
 };
-pub use verdict::{Change, Denial, Denied};
+pub use verdict::{Change, Denial, Denied, Unjudged};
 
 /// The annotation in which CRI says what a container is to its pod (containerd `pkg/cri/annotations`).
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";

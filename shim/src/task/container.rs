@@ -172,6 +172,13 @@ impl Container {
         Ok(())
     }
 
+    /// Puts on record that something asked of the container cannot be read, and passes on why.
+    pub async fn refuse_unread(&self, operation: &str, error: TaskError) -> TaskError {
+        let event = trail::failed(self.event(trail::VERDICT), operation, &error);
+        self.trail.tell(event.with("curb.verdict", "refuse")).await;
+        error
+    }
+
     /// Signals init, or every process of the container with `all`.
     ///
     /// # Errors
