@@ -4,6 +4,7 @@
 //! runtime's own steps are confined by them and nothing of the pod's runs without. An execve that cannot take the label
 //! fails.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,7 +86,9 @@ impl Labels {
                 Errno::ENOENT => format!("unable to apply apparmor profile: {profile:?} is not loaded on this node"),
                 errno => format!("unable to apply apparmor profile {profile:?}: {}", go_errno(errno)),
             })?;
-            if !profiles(&Label::parse(&named).name).eq(profiles(profile)) {
+            // The kernel adds the mode, and puts the profiles of a stack in an order of its own.
+            let all = |name: &str| profiles(name).collect::<BTreeSet<_>>();
+            if all(&Label::parse(&named).name) != all(profile) {
                 return Err(format!("the kernel reports another apparmor profile than was set, {named:?}"));
             }
         }

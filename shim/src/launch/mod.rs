@@ -28,7 +28,6 @@ pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
 pub use self::labels::Labels;
-#[cfg(feature = "ctl")]
 pub use self::pipe::ended;
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;

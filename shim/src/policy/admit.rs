@@ -13,8 +13,8 @@ use super::floor::{
 };
 use super::verdict::quote;
 use super::{
-    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, Mode,
-    Role, Settings, devices, harden, identity, labels, limits, mounts, process,
+    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, Mode, Role, Settings, devices,
+    harden, identity, labels, limits, mounts, process,
 };
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
@@ -53,10 +53,8 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     };
     let broken = malformed(&spec);
     let mut denials = judge(&spec, facts, settings, &floor);
-    let marked = harden::Marked {
-        secrets: mounts::secrets(&spec, facts),
-        consoles: devices::consoles(&spec, &settings.allow),
-    };
+    let marked =
+        harden::Marked { secrets: mounts::secrets(&spec, facts), consoles: devices::consoles(&spec, &settings.allow) };
     if floor.is_strict() {
         let mut changes = Vec::new();
         harden::harden(&mut spec.clone(), &marked, &floor, &settings.limits, &mut changes);

@@ -48,11 +48,12 @@ pub(super) fn judge(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denia
         let kind = device.typ().as_str().to_owned();
         format!("device {path} ({kind} {}:{})", device.major(), device.minor())
     });
-    let rules = rules.iter().filter(|rule| opens(rule) && !is_console(rule) && !is_covered(rule, linux, allow)).map(|rule| {
-        let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
-        let kind = rule.typ().unwrap_or_default().as_str().to_owned();
-        format!("leave to open the devices {kind} {}:{}", number(rule.major()), number(rule.minor()))
-    });
+    let rules =
+        rules.iter().filter(|rule| opens(rule) && !is_console(rule) && !is_covered(rule, linux, allow)).map(|rule| {
+            let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
+            let kind = rule.typ().unwrap_or_default().as_str().to_owned();
+            format!("leave to open the devices {kind} {}:{}", number(rule.major()), number(rule.minor()))
+        });
     nodes.chain(rules).map(|found| Denial::new(&HOST_DEVICES, found)).collect()
 }
 

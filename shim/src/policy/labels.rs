@@ -133,13 +133,13 @@ fn idle(label: &str, module: &MandatoryAccessControl) -> Option<String> {
     let context = || format!("SELinux label {}", quote(label));
     match module {
         MandatoryAccessControl::AppArmor(Err(reason)) => Some(format!("{} has an unknown mode: {reason}", profile())),
-        MandatoryAccessControl::AppArmor(Ok(loaded)) => profiles(label).find_map(|wanted| {
-            match loaded.iter().find(|label| label.name == wanted) {
+        MandatoryAccessControl::AppArmor(Ok(loaded)) => {
+            profiles(label).find_map(|wanted| match loaded.iter().find(|label| label.name == wanted) {
                 None => Some(format!("{} is not loaded on the node", profile())),
                 Some(label) if Module::AppArmor.enforces(label) => None,
                 Some(label) => Some(format!("{} is in {} mode", profile(), label.mode)),
-            }
-        }),
+            })
+        }
         MandatoryAccessControl::SeLinux { enforcing: false, .. } => Some("the node's SELinux is permissive".to_owned()),
         MandatoryAccessControl::SeLinux { permissive, .. } => match permissive {
             Ok(false) => None,

@@ -105,7 +105,8 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
     if [user.uid(), user.gid()].iter().chain(user.additional_gids().iter().flatten()).any(|id| *id == u32::MAX) {
         deny(format!("{} is no user or group id", u32::MAX));
     }
-    if let Some(level) = process.io_priority().as_ref().map(LinuxIOPriority::priority).filter(|l| !(0..=7).contains(l)) {
+    if let Some(level) = process.io_priority().as_ref().map(LinuxIOPriority::priority).filter(|l| !(0..=7).contains(l))
+    {
         deny(format!("invalid ioPriority.Priority: {level}"));
     }
     if let Some(scheduler) = process.scheduler()

@@ -6,7 +6,8 @@ use super::cri::Case;
 use super::diff::{self, Change};
 use crate::policy::floor::{Level, RULES, Rule};
 use crate::policy::{
-    Admitted, Change as Amendment, Denial, Denied, Facts, Label, MandatoryAccessControl, Mode, Settings, admit, profiles,
+    Admitted, Change as Amendment, Denial, Denied, Facts, Label, MandatoryAccessControl, Mode, Settings, admit,
+    profiles,
 };
 
 /// What would become of a container.

@@ -228,8 +228,7 @@ fn nothing_runs_before_every_other_process_of_the_node() {
     {
         let found = json(process);
         assert_eq!((&found["scheduler"], &found["ioPriority"]), (&json!(null), &json!(null)));
-        let limits =
-            json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0},
+        let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0},
                 {"type": "RLIMIT_NICE", "soft": 0, "hard": 0}]);
         assert_eq!(found["rlimits"], limits);
         assert_eq!(changes.iter().filter(|c| c.rule() == "real-time").count(), 3);

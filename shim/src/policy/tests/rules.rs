@@ -415,14 +415,14 @@ fn a_label_that_is_not_enforced_is_none_where_one_is_required() {
     let node = |enforcing, permissive| MandatoryAccessControl::SeLinux { enforcing, permissive };
     let enforced = node(true, Ok(false));
     assert_eq!(unlabelled(&enforced, json!(null), json!(CONFINED)), None);
-    for label in [json!(null), json!("system_u:system_r:spc_t:s0"), json!("unconfined_u:unconfined_r:unconfined_t:s0")] {
+    for label in [json!(null), json!("system_u:system_r:spc_t:s0"), json!("unconfined_u:unconfined_r:unconfined_t:s0")]
+    {
         assert!(unlabelled(&enforced, json!("a"), label).is_some());
     }
     let of_domain = "SELinux label \"system_u:system_r:container_t:s0:c1,c2\" is of a permissive domain";
-    for (node, found) in [
-        (node(false, Ok(false)), "the node's SELinux is permissive"),
-        (node(true, Ok(true)), of_domain),
-    ] {
+    for (node, found) in
+        [(node(false, Ok(false)), "the node's SELinux is permissive"), (node(true, Ok(true)), of_domain)]
+    {
         let refused = unlabelled(&node, json!(null), json!(CONFINED)).unwrap();
         assert_eq!(refused, format!("curb refuses mac-label: {found}{LABEL_IT}"));
     }
