@@ -33,6 +33,7 @@ pub mod children;
 pub mod events;
 pub mod idmap;
 pub mod leftovers;
+pub mod lsm;
 pub mod record;
 
 #[cfg(feature = "ctl")]

@@ -280,6 +280,7 @@ impl Container {
         let view = record::kernel_view(pid.unsigned_abs())
             .map_err(|error| TaskError::failed("read back what the kernel enforces", &error))?;
         report::check_floor(&view, &self.floor, self.filters)
+            .and_then(|()| report::check_labels(pid.unsigned_abs(), &self.floor, &self.labels))
             .map_err(|missing| TaskError::Failed(format!("the kernel does not enforce the floor: {missing}")))?;
         Ok(view)
     }

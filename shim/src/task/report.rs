@@ -10,7 +10,8 @@ use crate::children;
 use crate::error::chain;
 use crate::idmap::IdMap;
 use crate::launch::Labels;
-use crate::policy::{self, ContainerFloor, Denied, Hardened};
+use crate::lsm;
+use crate::policy::{self, ContainerFloor, Denied, Hardened, Module};
 use crate::record::{
     self, Change, Controls, Denial, Exit, Identity, KernelView, Limits, Mode, NET_BIND_SERVICE, Record, SECCOMP_FILTER,
     State, Store, Verdict,
@@ -194,6 +195,31 @@ pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> R
     }
     if view.root_read_only == Some(false) {
         return Err("the root file system is writable".to_owned());
+    }
+    Ok(())
+}
+
+/// Names the label that the kernel does not enforce on the process `pid`, on a node that requires one: the mode that was
+/// judged may be another by now.
+///
+/// # Errors
+/// The label, with what the kernel says instead.
+pub fn check_labels(pid: u32, floor: &ContainerFloor, labels: &Labels) -> Result<(), String> {
+    if !floor.mode().enforces() || !floor.requires_mac_label() {
+        return Ok(());
+    }
+    let asked = [(Module::AppArmor, &labels.apparmor), (Module::SeLinux, &labels.selinux)];
+    let mut asked = asked.into_iter().filter_map(|(module, label)| Some((module, label.as_deref()?))).peekable();
+    if asked.peek().is_none() {
+        return Err("it has no label".to_owned());
+    }
+    for (module, wanted) in asked {
+        let name = module.name();
+        match lsm::label(module, pid)? {
+            Some(label) if module.holds(wanted, &label) => {}
+            Some(label) => return Err(format!("its {name} label is {label}, not {wanted} enforced")),
+            None => return Err(format!("the node has no {name}")),
+        }
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::expected::Expected;
-use super::labels::{Label, Module};
 use super::mounts::{Paths, Sight};
 use super::seen::{Container, Look, Namespaces, Process, Thread};
 use crate::cgroup::{DeviceControl, DeviceProgram};
 use crate::idmap::{Extent, IdMap};
+use crate::policy::{Label, Module};
 use crate::record::{KernelView, Limits, NET_BIND_SERVICE, SECCOMP_FILTER};
 
 /// The namespaces a container may not share with the node. CRI asks for no cgroup namespace on cgroup v1.

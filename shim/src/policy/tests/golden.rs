@@ -180,6 +180,8 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
         ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_NICE", "soft": 0, "hard": 40}])),
+        ("/process/oomScoreAdj", json!(-1000)),
         ("/mounts/-", json!({"destination": "/scratch", "type": "tmpfs"})),
     ]);
     for change in hardened(bare).changes() {
