@@ -61,6 +61,7 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         host_namespaces_joined: joined.host,
         foreign_namespaces_joined: joined.foreign,
         swap_limit: crate::cgroup::swap_limit(),
+        huge_page_sizes: crate::cgroup::huge_page_sizes(),
         mandatory_access_control: mandatory_access_control(),
         rootfs: origin.bundle.join("rootfs"),
         own,

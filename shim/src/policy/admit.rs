@@ -1,20 +1,20 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount,
     Process, Spec,
 };
 
 use super::facts::{clean, hooks};
 use super::floor::{
-    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, MAC_LABEL,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, MAC_LABEL,
     NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE,
     START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{
     Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, MandatoryAccessControl, Mode,
-    Role, Settings, devices, harden, identity, limits, mounts, process,
+    Role, Settings, devices, harden, identity, limits, mounts, process, unified, unit,
 };
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
@@ -29,6 +29,7 @@ pub struct Admitted {
     limits: LimitSettings,
     /// The mounts that are to be read-only.
     secrets: Vec<usize>,
+    huge_page_sizes: Vec<String>,
     denials: Vec<Denial>,
     floor: ContainerFloor,
 }
@@ -56,7 +57,7 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     let secrets = mounts::secrets(&spec, facts);
     if floor.is_strict() {
         let mut changes = Vec::new();
-        harden::harden(&mut spec.clone(), &secrets, &floor, &settings.limits, &mut changes);
+        harden::harden(&mut spec.clone(), &secrets, &floor, (&settings.limits, &facts.huge_page_sizes), &mut changes);
         // What is required is missing in one way only.
         let new = changes.iter().filter(|change| denials.iter().all(|denial| denial.rule() != change.rule()));
         denials.extend(new.filter_map(Change::denial).collect::<Vec<_>>());
@@ -68,17 +69,19 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     if let Some(denied) = refused {
         return Err(denied);
     }
-    Ok(Admitted { spec, limits: settings.limits, secrets, denials, floor })
+    let huge_page_sizes = facts.huge_page_sizes.clone();
+    Ok(Admitted { spec, limits: settings.limits, secrets, huge_page_sizes, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self { mut spec, limits, secrets, denials, floor } = self;
+        let Self { mut spec, limits, secrets, huge_page_sizes, denials, floor } = self;
+        let limits = (&limits, &huge_page_sizes[..]);
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
-            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, &limits, &mut changes),
-            Mode::Audit => harden::harden(&mut spec.clone(), &secrets, &floor, &limits, &mut changes),
+            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, limits, &mut changes),
+            Mode::Audit => harden::harden(&mut spec.clone(), &secrets, &floor, limits, &mut changes),
         }
         Hardened { spec, changes, denials, floor }
     }
@@ -93,18 +96,10 @@ fn malformed(spec: &Spec) -> Vec<Denial> {
         denials.push(Denial::new(&INVALID_SPEC, "root property must not be empty"));
     }
     match spec.linux() {
-        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified_key)),
+        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified::malformed)),
         None => denials.push(Denial::new(&INVALID_SPEC, "linux property must not be empty")),
     }
     denials
-}
-
-/// The first key of `unified` that is no plain file name, if any.
-pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
-    let keys = resources.unified().as_ref()?.keys();
-    // The smallest, so that the same spec is always refused in the same words.
-    let bad = keys.filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".").min()?;
-    Some(Denial::new(&INVALID_UNIFIED, format!("linux.resources.unified has the key {}", quote(bad))))
 }
 
 fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
@@ -124,7 +119,9 @@ fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor
         denials.extend(foreign_namespaces(facts));
         denials.extend(maps_node_root(linux));
         denials.extend(unsafe_sysctl(linux));
+        denials.extend(linux.resources().as_ref().and_then(unified::judge));
     }
+    denials.extend(unit::judge(spec));
     denials.extend(privileged(spec));
     denials.extend(devices::judge(spec, facts, &settings.allow));
     denials.extend(mounts::judge(spec, facts));
