@@ -89,6 +89,13 @@ impl CgroupParent {
         }
     }
 
+    /// Ends every process below it, where the kernel has a file for it: cgroup v2.
+    pub fn kill(&self) {
+        for dir in self.directories() {
+            let _ = fs::write(dir.join("cgroup.kill"), "1");
+        }
+    }
+
     /// Removes it and everything below, from every hierarchy.
     pub fn remove(&self) {
         // The kernel empties the cgroups of killed processes a moment after it reaped them.

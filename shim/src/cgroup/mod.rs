@@ -182,9 +182,7 @@ pub fn swap_limit() -> bool {
 /// controller.
 pub fn huge_page_sizes() -> Vec<String> {
     let limited = match mounts::host() {
-        Ok((Version::V1, mounts)) => {
-            mounts.iter().any(|mount| mount.controllers.iter().any(|name| name == "hugetlb"))
-        }
+        Ok((Version::V1, mounts)) => mounts.iter().any(|mount| mount.controllers.iter().any(|name| name == "hugetlb")),
         Ok((Version::V2, mounts)) => mounts.iter().any(|mount| {
             let controllers = Dir::open(&mount.point, "/").and_then(|dir| dir.read("cgroup.controllers"));
             controllers.is_ok_and(|names| names.split_whitespace().any(|name| name == "hugetlb"))

@@ -1,15 +1,14 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount,
-    Process, Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec,
 };
 
 use super::facts::{clean, hooks};
 use super::floor::{
-    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, MAC_LABEL,
-    NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE,
-    START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, MAC_LABEL, NAMESPACED_SYSCTL_TREES,
+    NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE, START_CONTAINER_HOOKS,
+    UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{

@@ -66,9 +66,8 @@ fn property(name: &str, value: &str) -> Option<UnitProperty> {
     }
 }
 
-const NUMBERS: [&str; 15] = [
-    "", "byte", "int16", "uint16", "int32", "uint32", "int64", "uint64", "@y", "@n", "@q", "@i", "@u", "@x", "@t",
-];
+const NUMBERS: [&str; 15] =
+    ["", "byte", "int16", "uint16", "int32", "uint32", "int64", "uint64", "@y", "@n", "@q", "@i", "@u", "@x", "@t"];
 
 fn timeout(microseconds: u64) -> Option<UnitProperty> {
     (microseconds <= MOST_TIMEOUT).then_some(UnitProperty::TimeoutStopUSec(microseconds))

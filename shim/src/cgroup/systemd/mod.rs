@@ -42,12 +42,7 @@ impl Scope {
     /// Makes the scope with process `pid` in it. A failed unit that has its name is forgotten first.
     /// `oom_group` is the container's `memory.oom.group`, which a scope cannot be told later; `wishes` are what its spec
     /// says of the scope itself.
-    pub async fn start(
-        &self,
-        pid: u32,
-        oom_group: Option<&str>,
-        wishes: &[UnitProperty],
-    ) -> Result<(), BusError> {
+    pub async fn start(&self, pid: u32, oom_group: Option<&str>, wishes: &[UnitProperty]) -> Result<(), BusError> {
         bounded(PATIENCE, async {
             let mut bus = Bus::connect().await?;
             let version = bus.version().await?;

@@ -91,12 +91,15 @@ fn every_refusal_is_one_golden_sentence() {
             "curb refuses invalid-unified: linux.resources.unified has the key \"/etc/passwd\"; name files of the container's cgroup in linux.resources.unified, without a slash",
         ),
         (
-            container(&[("/linux/resources/unified", json!({"cpu.max": "1000", "cpuset.cpus.partition": "root", "io.latency": "x"}))]),
+            container(&[(
+                "/linux/resources/unified",
+                json!({"cpu.max": "1000", "cpuset.cpus.partition": "root", "io.latency": "x"}),
+            )]),
             "curb refuses unified-resources: linux.resources.unified has the key \"cpuset.cpus.partition\"; name in linux.resources.unified only limits of cpu, cpuset, io, memory, pids, hugetlb and rdma",
         ),
         (
             container(&[("/annotations/org.systemd.property.TimeoutStopUSec", json!("uint64 18446744073709551615"))]),
-            "curb refuses unit-properties: annotation \"org.systemd.property.TimeoutStopUSec\" is \"ui…; set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
+            "curb refuses unit-properties: annotation \"org.systemd.property.TimeoutStopUSec\" is \"uint64 1844674407370…; set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
         ),
     ];
     for (spec, sentence) in cases {

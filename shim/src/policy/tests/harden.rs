@@ -226,7 +226,10 @@ fn who_asks_for_no_huge_pages_gets_none() {
     let lift = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "unified": {"hugetlb.2MB.max": "max"}});
     expect(lift, &[("2MB", 0), ("1GB", 0)]);
     // An update says nothing of what it leaves out.
-    assert_eq!(update(json!({"unified": {"hugetlb.2MB.max": "max"}})).0, json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * GIB}]}));
+    assert_eq!(
+        update(json!({"unified": {"hugetlb.2MB.max": "max"}})).0,
+        json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * GIB}]})
+    );
 }
 
 #[test]
