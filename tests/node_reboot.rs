@@ -81,14 +81,11 @@ async fn rise(node: &Node, left: &Left) -> Result<()> {
 
 #[tokio::test]
 async fn a_node_that_fell_runs_pods_under_their_old_names() -> Result<()> {
-    if !config::on_systems_node() {
-        return Err("this is no booted node: run it with tests/node/run".into());
-    }
     let before: Option<Left> = match fs::read_to_string(left_at()?) {
         Ok(text) => Some(serde_json::from_str(&text)?),
         Err(_) => None,
     };
-    let node = Node::start().await?;
+    let node = Node::booted().await?;
     let Some(left) = before else { return fall(&node, Fall::Reboot).await };
     rise(&node, &left).await?;
     match left.by {

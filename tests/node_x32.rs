@@ -36,10 +36,7 @@ async fn answers(pod: &Pod<'_>, change: Change) -> Result<[Value; 2]> {
 
 #[tokio::test]
 async fn no_call_of_x32_reaches_the_kernel_that_answers_it_without_the_floor() -> Result<()> {
-    if !config::on_systems_node() {
-        return Err("this is no booted node: run it with tests/node/run".into());
-    }
-    let node = Node::start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("bare").runtime("runc").run().await?;
     let unfiltered = answers(&pod, |it| it.seccomp_unconfined()).await?;
     assert_eq!(unfiltered, [json!([0, 0]), json!([0, 0])], "the kernel was to have x32 here");

@@ -43,7 +43,7 @@ impl Scratch {
     async fn new() -> Self {
         let cgroup = Cgroup::of(Some(&format!("/curb-test-devices-{}", std::process::id())), "unused").expect("name");
         assert_eq!(cgroup.version(), Version::V2);
-        cgroup.create(None, &LinuxResources::default()).await.expect("create");
+        cgroup.create(None, &LinuxResources::default(), &[]).await.expect("create");
         Self { cgroup, nodes: tempfile::tempdir().expect("directory") }
     }
 

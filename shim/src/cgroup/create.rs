@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::dir::Dir;
 use super::{Cgroup, CgroupError, Limits, Version};
+use crate::policy::UnitProperty;
 
 const ENABLED: &str = "cgroup.subtree_control";
 
@@ -19,10 +20,16 @@ impl Cgroup {
     }
 
     /// Makes the cgroup on v2, with every controller of the node; `process` is put into it. Nothing is done on v1.
+    /// `wishes` are for the scope, where systemd makes one.
     ///
     /// # Errors
     /// [`CgroupError`] naming the directory, or with systemd's answer.
-    pub async fn create(&self, process: Option<i32>, asked: &LinuxResources) -> Result<(), CgroupError> {
+    pub async fn create(
+        &self,
+        process: Option<i32>,
+        asked: &LinuxResources,
+        wishes: &[UnitProperty],
+    ) -> Result<(), CgroupError> {
         if self.version == Version::V1 {
             return Ok(());
         }
@@ -33,7 +40,7 @@ impl Cgroup {
             let pid = pid.ok_or_else(|| CgroupError::Invalid("a scope without a process".to_owned()))?;
             let unified = asked.unified().as_ref();
             let oom_group = unified.and_then(|unified| unified.get("memory.oom.group")).map(|value| value.trim());
-            scope.start(pid, oom_group).await.map_err(refused)?;
+            scope.start(pid, oom_group, wishes).await.map_err(refused)?;
         }
         self.make_directories()
     }
@@ -99,8 +106,8 @@ mod tests {
         fs::create_dir(root.path().join("pod")).unwrap();
         fs::write(root.path().join("pod").join(ENABLED), "").unwrap();
         let cgroup = Cgroup::at(Version::V2, root.path(), &[], "/pod/c1");
-        cgroup.create(None, &LinuxResources::default()).await.unwrap();
-        cgroup.create(None, &LinuxResources::default()).await.unwrap();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
         // The last one written stands in the file.
         for level in ["", "pod"] {
             assert_eq!(fs::read_to_string(root.path().join(level).join(ENABLED)).unwrap(), "+memory");

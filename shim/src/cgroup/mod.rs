@@ -178,6 +178,20 @@ pub fn swap_limit() -> bool {
     }
 }
 
+/// The sizes of huge pages that the kernel can limit here, as cgroup files spell them: `2MB`, `1GB`. None without the
+/// controller.
+pub fn huge_page_sizes() -> Vec<String> {
+    let limited = match mounts::host() {
+        Ok((Version::V1, mounts)) => mounts.iter().any(|mount| mount.controllers.iter().any(|name| name == "hugetlb")),
+        Ok((Version::V2, mounts)) => mounts.iter().any(|mount| {
+            let controllers = Dir::open(&mount.point, "/").and_then(|dir| dir.read("cgroup.controllers"));
+            controllers.is_ok_and(|names| names.split_whitespace().any(|name| name == "hugetlb"))
+        }),
+        Err(_) => false,
+    };
+    if limited { stats::hugepage_sizes() } else { Vec::new() }
+}
+
 /// The cgroup of one container: a directory below each v1 hierarchy, or one below the unified hierarchy.
 ///
 /// Holds names only, so it stays valid while the cgroup comes and goes; each call opens what it needs.

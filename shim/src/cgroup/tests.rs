@@ -123,6 +123,14 @@ async fn a_unified_key_cannot_name_a_file_elsewhere() {
 }
 
 #[tokio::test]
+async fn the_limits_of_an_rdma_device_stand_in_one_line() {
+    let (_root, dir, cgroup) = unified(&[("rdma.max", "")]);
+    let asked = resources(json!({ "rdma": { "mlx5_0": { "hcaHandles": 2, "hcaObjects": 2000 } } }));
+    cgroup.update(&asked).await.unwrap();
+    assert_eq!(read(&dir, "rdma.max"), "mlx5_0 hca_handle=2 hca_object=2000");
+}
+
+#[tokio::test]
 async fn a_hugepage_size_cannot_name_a_file_elsewhere() {
     let (_root, _dir, cgroup) = unified(&EMPTY);
     for size in ["../2MB", "MB", "+2MB", "2mb", "x/2MB", "99999999999999999999GB"] {

@@ -62,6 +62,7 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         host_namespaces_joined: joined.host,
         foreign_namespaces_joined: joined.foreign,
         swap_limit: crate::cgroup::swap_limit(),
+        huge_page_sizes: crate::cgroup::huge_page_sizes(),
         mandatory_access_control: settings.require.mac_label.then(|| mandatory_access_control(spec)).flatten(),
         rootfs: origin.bundle.join("rootfs"),
         own,

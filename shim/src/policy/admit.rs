@@ -1,20 +1,19 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount,
-    Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Spec,
 };
 
 use super::facts::{clean, hooks};
 use super::floor::{
-    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED,
-    NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE,
-    START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, NAMESPACED_SYSCTL_TREES,
+    NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE, START_CONTAINER_HOOKS,
+    UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{
     Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, Mode, Role, Settings, devices,
-    harden, identity, labels, limits, mounts, process,
+    harden, identity, labels, limits, mounts, process, unified, unit,
 };
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
@@ -53,8 +52,11 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     };
     let broken = malformed(&spec);
     let mut denials = judge(&spec, facts, settings, &floor);
-    let marked =
-        harden::Marked { secrets: mounts::secrets(&spec, facts), consoles: devices::consoles(&spec, &settings.allow) };
+    let marked = harden::Marked {
+        secrets: mounts::secrets(&spec, facts),
+        consoles: devices::consoles(&spec, &settings.allow),
+        huge_page_sizes: facts.huge_page_sizes.clone(),
+    };
     if floor.is_strict() {
         let mut changes = Vec::new();
         harden::harden(&mut spec.clone(), &marked, &floor, &settings.limits, &mut changes);
@@ -94,18 +96,10 @@ fn malformed(spec: &Spec) -> Vec<Denial> {
         denials.push(Denial::new(&INVALID_SPEC, "root property must not be empty"));
     }
     match spec.linux() {
-        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified_key)),
+        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified::malformed)),
         None => denials.push(Denial::new(&INVALID_SPEC, "linux property must not be empty")),
     }
     denials
-}
-
-/// The first key of `unified` that is no plain file name, if any.
-pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
-    let keys = resources.unified().as_ref()?.keys();
-    // The smallest, so that the same spec is always refused in the same words.
-    let bad = keys.filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".").min()?;
-    Some(Denial::new(&INVALID_UNIFIED, format!("linux.resources.unified has the key {}", quote(bad))))
 }
 
 fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
@@ -125,7 +119,9 @@ fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor
         denials.extend(foreign_namespaces(facts));
         denials.extend(maps_node_root(linux));
         denials.extend(unsafe_sysctl(linux));
+        denials.extend(linux.resources().as_ref().and_then(unified::judge));
     }
+    denials.extend(unit::judge(spec));
     denials.extend(privileged(spec));
     denials.extend(devices::judge(spec, facts, &settings.allow));
     denials.extend(mounts::judge(spec, facts));

@@ -143,6 +143,15 @@ rules! {
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),
     }
+    UNASKED_HUGE_PAGES {
+        id: "unasked-huge-pages",
+        level: Level::Give,
+        reason: "a container that says nothing of huge pages may take every one of the node's",
+        fix: "none is needed: who wants huge pages sets resources.limits.hugepages-2Mi or hugepages-1Gi",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
     PIDS_LIMIT {
         id: "pids-limit",
         level: Level::Give,
@@ -275,6 +284,24 @@ rules! {
         reason: "a sysctl outside the pod's namespaces is the node's: kernel.core_pattern alone names a program that the kernel runs as root",
         fix: "leave out securityContext.sysctls but those of the pod's own network and IPC namespaces",
         pss: Some("Baseline: sysctls"),
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    UNIFIED_RESOURCES {
+        id: "unified-resources",
+        level: Level::Refuse,
+        reason: "files of a cgroup move the node's processes, take CPUs from other pods and limits from this one: only those known to limit a container are written",
+        fix: "name in linux.resources.unified only limits of cpu, cpuset, io, memory, pids, hugetlb and rdma",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    UNIT_PROPERTIES {
+        id: "unit-properties",
+        level: Level::Refuse,
+        reason: "the properties of a container's systemd unit lift its limits, run programs and order the node's own units",
+        fix: "set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
+        pss: None,
         cis: None,
         nist: Some("4.4.3"),
     }

@@ -12,13 +12,15 @@ use super::floor::{
 };
 use super::{Change, ContainerFloor, LimitSettings, Role, limits, mounts, process};
 
-/// What of a spec is to be changed that the spec alone does not tell, by its places in the spec's lists.
+/// What is to be changed that the spec alone does not tell.
 #[derive(Clone, Debug)]
 pub(super) struct Marked {
-    /// The mounts that are to be read-only.
+    /// The places of the mounts that are to be read-only.
     pub secrets: Vec<usize>,
-    /// The device rules that are to go.
+    /// The places of the device rules that are to go.
     pub consoles: Vec<usize>,
+    /// The sizes of huge pages that the node has.
+    pub huge_page_sizes: Vec<String>,
 }
 
 pub(super) fn harden(
@@ -47,7 +49,7 @@ pub(super) fn harden(
         let mut resources = linux.resources().clone().unwrap_or_default();
         close_consoles(&mut resources, &marked.consoles, changes);
         deny_devices_first(&mut resources, changes);
-        limits::harden_create(&mut resources, settings, floor.swap_limit, changes);
+        limits::harden_create(&mut resources, settings, floor.swap_limit, &marked.huge_page_sizes, changes);
         linux.set_resources(Some(resources));
     }
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

@@ -21,6 +21,8 @@ mod process;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unified;
+mod unit;
 mod verdict;
 
 use oci_spec::runtime::Spec;
@@ -39,6 +41,7 @@ pub use settings::{
     Allowances, AllowedDevice, AllowedHook, DeviceError, LimitSettings, Limits, Mode, Pattern, PatternError, Register,
     Requirements, Settings,
 };
+pub use unit::{UnitProperty, unit_properties};
 pub use verdict::{Change, Denial, Denied, Unjudged};
 
 /// The annotation in which CRI says what a container is to its pod (containerd `pkg/cri/annotations`).

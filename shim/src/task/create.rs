@@ -219,7 +219,8 @@ impl Pod {
             terminal: request.terminal,
         };
         let launching = self.children.launching().await;
-        let created = self.create_in(&cgroup, &asked, launch).await;
+        let wishes = policy::unit_properties(hardened.spec());
+        let created = self.create_in(&cgroup, (&asked, &wishes), launch).await;
         if let Ok(created) = &created {
             self.children.claim(created.init.pid);
         }
@@ -316,14 +317,14 @@ impl Pod {
     async fn create_in(
         &self,
         cgroup: &Cgroup,
-        asked: &LinuxResources,
+        (asked, wishes): (&LinuxResources, &[policy::UnitProperty]),
         launch: launch::Create,
     ) -> Result<launch::Created, TaskError> {
         let stand_in = match cgroup.needs_process() {
             true => Some(self.launcher.stand_in().map_err(|error| TaskError::Failed(chain(&error)))?),
             false => None,
         };
-        let made = cgroup.create(stand_in.as_ref().map(launch::StandIn::pid), asked).await;
+        let made = cgroup.create(stand_in.as_ref().map(launch::StandIn::pid), asked, wishes).await;
         made.map_err(|error| TaskError::failed("make the container's cgroup", &error))?;
         let created = self.launcher.create(launch).await;
         if let Some(stand_in) = stand_in {

@@ -90,6 +90,17 @@ fn every_refusal_is_one_golden_sentence() {
             container(&[("/linux/resources/unified", json!({"memory.high": "1", "/etc/passwd": "x"}))]),
             "curb refuses invalid-unified: linux.resources.unified has the key \"/etc/passwd\"; name files of the container's cgroup in linux.resources.unified, without a slash",
         ),
+        (
+            container(&[(
+                "/linux/resources/unified",
+                json!({"cpu.max": "1000", "cpuset.cpus.partition": "root", "io.latency": "x"}),
+            )]),
+            "curb refuses unified-resources: linux.resources.unified has the key \"cpuset.cpus.partition\"; name in linux.resources.unified only limits of cpu, cpuset, io, memory, pids, hugetlb and rdma",
+        ),
+        (
+            container(&[("/annotations/org.systemd.property.TimeoutStopUSec", json!("uint64 18446744073709551615"))]),
+            "curb refuses unit-properties: annotation \"org.systemd.property.TimeoutStopUSec\" is \"uint64 1844674407370…; set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
+        ),
     ];
     for (spec, sentence) in cases {
         assert_eq!(refusal(spec), sentence);
@@ -190,7 +201,7 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         used.push(rule.id);
     }
     // What only the node can tell, or its configuration; each is broken in a test of its own.
-    used.extend(["foreign-namespaces", "mac-label", "profile"]);
+    used.extend(["foreign-namespaces", "mac-label", "profile", "unasked-huge-pages"]);
     // What keeps a spec from being judged.
     used.extend(["invalid-seccomp", "unanswered", "node-configuration"]);
     for (i, rule) in RULES.iter().enumerate() {

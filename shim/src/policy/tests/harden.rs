@@ -172,6 +172,78 @@ fn the_unified_map_cannot_lift_a_limit() {
 }
 
 #[test]
+fn what_unified_keeps_from_reclaim_is_no_more_than_the_limit() {
+    let kept = |value: &str| {
+        let unified = json!({"memory.min": value, "memory.low": value, "memory.high": "max"});
+        let asked = json!({"unified": unified, "memory": {"limit": MIB}});
+        let hardened = hardened(container(&[("/linux/resources", asked)]));
+        let now = json(hardened.spec().linux().as_ref().unwrap().resources())["unified"].clone();
+        assert_eq!((&now["memory.min"], &now["memory.high"]), (&now["memory.low"], &json!("max")));
+        now["memory.min"].clone()
+    };
+    for value in ["0", "1048576", "1M", "512k"] {
+        assert_eq!(kept(value), json!(value));
+    }
+    for value in ["1048577", "max", "2g"] {
+        assert_eq!(kept(value), json!("1048576"), "{value}");
+    }
+    for value in ["", "-1", "0x100000", "lots"] {
+        assert_eq!(kept(value), json!(null), "{value}");
+    }
+}
+
+#[test]
+fn a_burst_by_its_file_name_counts_as_the_typed_one() {
+    let asked = json!({"cpu": {"quota": 50_000, "burst": 40_000}, "unified": {"cpu.max.burst": "30000"}});
+    let now = json(hardened(container(&[("/linux/resources", asked)])).spec());
+    assert_eq!(now["linux"]["resources"]["cpu"]["burst"], json!(30_000));
+    assert_eq!(now["linux"]["resources"]["unified"], json!(null));
+}
+
+#[test]
+fn who_asks_for_no_huge_pages_gets_none() {
+    let sizes = vec!["1GB".to_owned(), "2MB".to_owned()];
+    let given = |asked: Value| {
+        let spec = container(&[("/linux/resources", asked)]);
+        let facts = Facts { huge_page_sizes: sizes.clone(), ..facts(&spec) };
+        let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
+        let limits = json(hardened.spec())["linux"]["resources"]["hugepageLimits"].clone();
+        let once = hardened.spec().clone();
+        assert_eq!(admit(once, &facts, &Settings::default()).unwrap().harden().changes(), []);
+        limits.as_array().unwrap().iter().map(|it| (it["pageSize"].to_string(), it["limit"].to_string())).collect()
+    };
+    let expect = |asked: Value, limits: &[(&str, i64)]| {
+        let expected: Vec<_> = limits.iter().map(|(size, limit)| (format!("{size:?}"), limit.to_string())).collect();
+        let found: Vec<_> = given(asked);
+        assert_eq!(found, expected);
+    };
+    expect(json!({}), &[("1GB", 0), ("2MB", 0)]);
+    expect(json!({"hugepageLimits": [{"pageSize": "2MB", "limit": MIB * 4}]}), &[("2MB", 4 * MIB), ("1GB", 0)]);
+    // By file name it is the same limit, and the lower one holds.
+    let by_name = json!({"hugetlb.2MB.max": "4M", "hugetlb.1GB.rsvd.max": "max"});
+    expect(json!({"unified": by_name}), &[("1GB", 4 * GIB), ("2MB", 4 * MIB)]);
+    let both = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": -1}], "unified": {"hugetlb.2MB.max": "0"}});
+    expect(both, &[("2MB", 0), ("1GB", 0)]);
+    let lift = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "unified": {"hugetlb.2MB.max": "max"}});
+    expect(lift, &[("2MB", 0), ("1GB", 0)]);
+    // An update says nothing of what it leaves out.
+    assert_eq!(
+        update(json!({"unified": {"hugetlb.2MB.max": "max"}})).0,
+        json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * GIB}]})
+    );
+}
+
+#[test]
+fn an_update_with_a_key_that_is_no_limit_is_refused_and_in_audit_mode_recorded() {
+    let asked = || resources(json!({"unified": {"cgroup.kill": "1", "memory.high": "5"}}));
+    let denied = harden_update(asked(), &hardened(container(&[])).floor()).unwrap_err();
+    assert!(denied.to_string().contains("unified-resources: linux.resources.unified has the key \"cgroup.kill\""));
+    let floor = judge_by(container(&[]), &audit()).unwrap().floor();
+    let (now, changes) = harden_update(asked(), &floor).unwrap();
+    assert_eq!((now, rules(&changes)), (asked(), vec!["unified-resources"]));
+}
+
+#[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
     let facts = Facts { swap_limit: false, ..facts(&container(&[])) };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
