@@ -21,13 +21,6 @@ async fn start_with(curb_config: &str) -> Result<Node> {
     Node::with(Settings { curb_config: curb_config.to_owned(), ..Settings::from_env()? }).await
 }
 
-/// runc and, when it is another, the runtime under test.
-fn handlers() -> Vec<String> {
-    let mut handlers = vec!["runc".to_owned(), config::under_test()];
-    handlers.dedup();
-    handlers
-}
-
 /// The profile a process runs under, and its mode.
 fn profile_of(node: &Node, pid: u32) -> Result<String> {
     Ok(fs::read_to_string(node.proc(pid, "attr/current"))?.trim_end().to_owned())
@@ -101,7 +94,7 @@ async fn refusal(task: TaskBuilder<'_>) -> Result<String> {
 async fn apparmor_confines_a_container_and_its_execs_and_a_lost_profile_starts_nothing() -> Result<()> {
     const DEFAULT: &str = "cri-containerd.apparmor.d (enforce)";
     let node = start_with("").await?;
-    for handler in handlers() {
+    for handler in config::handlers() {
         let pod = node.pod("confined").runtime(&handler).run().await?;
         let container = pod.container("main").shell("exec sleep 1000").start().await?;
         let pid = node.task_of(&container.id).state("").await?.pid;
@@ -111,7 +104,7 @@ async fn apparmor_confines_a_container_and_its_execs_and_a_lost_profile_starts_n
         pod.remove().await?;
     }
     // Past the CRI, which looks for the profile itself.
-    for handler in handlers() {
+    for handler in config::handlers() {
         let task = under(&node, "curb-no-such-profile", &["/probe", "sleep"]).runtime(&handler);
         let refused = refusal(task).await?;
         assert!(refused.contains("apparmor"), "{handler}: {refused}");
@@ -127,7 +120,7 @@ async fn a_profile_that_only_logs_is_what_it_is_with_runc_unless_one_is_required
     let other = Loaded::new(&node, "")?;
     // The kernel puts the profiles of a stack in an order of its own.
     let stack = format!("{}//&{}", enforced.name, other.name);
-    for handler in handlers() {
+    for handler in config::handlers() {
         let said = [
             (&enforced.name, "(enforce)", false),
             (&complaining.name, "(complain)", true),
