@@ -61,7 +61,7 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         host_namespaces_joined: joined.host,
         foreign_namespaces_joined: joined.foreign,
         swap_limit: crate::cgroup::swap_limit(),
-        huge_page_sizes: crate::cgroup::huge_page_sizes(),
+        unlimited_huge_pages: unlimited_huge_pages(spec, origin.id),
         mandatory_access_control: mandatory_access_control(),
         rootfs: origin.bundle.join("rootfs"),
         own,
@@ -71,6 +71,11 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         devices: files::devices(spec),
     };
     Gathered { facts, judged: Judged { namespaces: joined.judged, mounts } }
+}
+
+fn unlimited_huge_pages(spec: &Spec, id: &str) -> Vec<String> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    crate::cgroup::unlimited_huge_pages(path.map(|path| path.to_string_lossy()).as_deref(), id)
 }
 
 /// The security module that gives processes labels, if the node enforces one.

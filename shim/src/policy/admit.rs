@@ -28,7 +28,7 @@ pub struct Admitted {
     limits: LimitSettings,
     /// The mounts that are to be read-only.
     secrets: Vec<usize>,
-    huge_page_sizes: Vec<String>,
+    unlimited_huge_pages: Vec<String>,
     denials: Vec<Denial>,
     floor: ContainerFloor,
 }
@@ -56,7 +56,13 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     let secrets = mounts::secrets(&spec, facts);
     if floor.is_strict() {
         let mut changes = Vec::new();
-        harden::harden(&mut spec.clone(), &secrets, &floor, (&settings.limits, &facts.huge_page_sizes), &mut changes);
+        harden::harden(
+            &mut spec.clone(),
+            &secrets,
+            &floor,
+            (&settings.limits, &facts.unlimited_huge_pages),
+            &mut changes,
+        );
         // What is required is missing in one way only.
         let new = changes.iter().filter(|change| denials.iter().all(|denial| denial.rule() != change.rule()));
         denials.extend(new.filter_map(Change::denial).collect::<Vec<_>>());
@@ -68,15 +74,15 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     if let Some(denied) = refused {
         return Err(denied);
     }
-    let huge_page_sizes = facts.huge_page_sizes.clone();
-    Ok(Admitted { spec, limits: settings.limits, secrets, huge_page_sizes, denials, floor })
+    let unlimited_huge_pages = facts.unlimited_huge_pages.clone();
+    Ok(Admitted { spec, limits: settings.limits, secrets, unlimited_huge_pages, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self { mut spec, limits, secrets, huge_page_sizes, denials, floor } = self;
-        let limits = (&limits, &huge_page_sizes[..]);
+        let Self { mut spec, limits, secrets, unlimited_huge_pages, denials, floor } = self;
+        let limits = (&limits, &unlimited_huge_pages[..]);
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
             Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, limits, &mut changes),

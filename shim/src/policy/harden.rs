@@ -16,7 +16,7 @@ pub(super) fn harden(
     spec: &mut Spec,
     secrets: &[usize],
     floor: &ContainerFloor,
-    (settings, huge_page_sizes): (&LimitSettings, &[String]),
+    (settings, unlimited_huge_pages): (&LimitSettings, &[String]),
     changes: &mut Vec<Change>,
 ) {
     if let Some(root) = spec.root_mut()
@@ -37,7 +37,7 @@ pub(super) fn harden(
         linux.set_readonly_paths(Some(readonly));
         let mut resources = linux.resources().clone().unwrap_or_default();
         deny_devices_first(&mut resources, changes);
-        limits::harden_create(&mut resources, settings, floor.swap_limit, huge_page_sizes, changes);
+        limits::harden_create(&mut resources, settings, floor.swap_limit, unlimited_huge_pages, changes);
         linux.set_resources(Some(resources));
     }
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
