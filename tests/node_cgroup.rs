@@ -335,6 +335,30 @@ async fn what_only_a_spec_can_ask_for_is_in_the_files_it_is_in_with_runc() -> Re
     node.expect_nothing_left().await
 }
 
+#[tokio::test]
+async fn a_share_of_the_disk_is_given_or_refused_as_by_runc() -> Result<()> {
+    let node = Node::booted().await?;
+    let mut outcomes = Vec::new();
+    for handler in config::handlers() {
+        let task = node.task("sharing", &["sh", "-c", "exec sleep 1000"]).runtime(&handler);
+        // A kernel has `io.weight`, `io.bfq.weight` while that scheduler is loaded, or neither.
+        let outcome = match task.set("/linux/resources/blockIO", json!({"weight": 505})).create().await {
+            Ok(task) => {
+                let shares = files(&directory(&node, &task.id), |name| name.ends_with("weight"))?;
+                end(&task).await?;
+                Some(shares)
+            }
+            Err(status) => {
+                assert!(status.message().contains("io.weight"), "{handler}: {status}");
+                None
+            }
+        };
+        outcomes.push(outcome);
+    }
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
+    node.expect_nothing_left().await
+}
+
 async fn end(task: &Task<'_>) -> Result<()> {
     task.kill("", Signal::SIGKILL).await?;
     task.wait("").await?;
