@@ -194,6 +194,60 @@ async fn a_label_that_cannot_be_put_on_starts_nothing() -> Result<()> {
     node.expect_nothing_left().await
 }
 
+/// The node in permissive mode, for as long as this lives.
+struct Permissive;
+
+impl Permissive {
+    fn new() -> Result<Self> {
+        fs::write("/sys/fs/selinux/enforce", "0")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Permissive {
+    fn drop(&mut self) {
+        let _ = fs::write("/sys/fs/selinux/enforce", "1");
+    }
+}
+
+#[tokio::test]
+async fn a_label_that_is_not_enforced_starts_nothing_where_one_is_required() -> Result<()> {
+    if config::under_test() == "runc" {
+        // It requires none.
+        return Ok(());
+    }
+    let node = start_with("[require]\nmac_label = true\n").await?;
+    let of = |label: &str| labelled(&node, &config::under_test(), label);
+    for (label, found) in [
+        ("", "container has no SELinux label"),
+        ("system_u:system_r:spc_t:s0", "container has the SELinux label \"system_u:system_r:spc_t:s0\""),
+        ("system_u:system_r:curb_permissive_t:s0", "is of a permissive domain"),
+        ("system_u:system_r:curb_no_such_t:s0", "is none the kernel tells of"),
+    ] {
+        let refused = refusal(of(label)).await?;
+        assert!(refused.contains("curb refuses mac-label: ") && refused.contains(found), "{label}: {refused}");
+    }
+    let waiting = of(CONFINED).create().await?;
+    let running = of(CONFINED).start().await?;
+    {
+        let _permissive = Permissive::new()?;
+        let refused = refusal(of(CONFINED)).await?;
+        assert!(refused.contains("curb refuses mac-label: the node's SELinux is permissive; "), "{refused}");
+        // What was enforced as it was judged, and is no longer as it starts.
+        let refused = waiting.start("").await.expect_err("it runs and is only watched");
+        let unheld = format!("its SELinux label is {CONFINED} (permissive), not {CONFINED} enforced");
+        assert!(refused.message().contains(&unheld), "{refused}");
+    }
+    waiting.wait("").await?;
+    waiting.delete().await?;
+    running.add_exec("held", &process(&["/probe", "exit", "0"])).await?;
+    running.start("held").await?;
+    assert_eq!(running.wait("held").await?, 0);
+    running.delete_exec("held").await?;
+    end(&running).await?;
+    node.expect_nothing_left().await
+}
+
 #[tokio::test]
 async fn a_container_without_a_label_has_the_one_it_has_with_runc() -> Result<()> {
     let node = start().await?;

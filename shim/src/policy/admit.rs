@@ -1,19 +1,19 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Spec,
 };
 
 use super::facts::{clean, hooks};
 use super::floor::{
-    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, MAC_LABEL, NAMESPACED_SYSCTL_TREES,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, NAMESPACED_SYSCTL_TREES,
     NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE, START_CONTAINER_HOOKS,
     UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{
-    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, MandatoryAccessControl, Mode,
-    Role, Settings, devices, harden, identity, limits, mounts, process, unified, unit,
+    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, Mode, Role, Settings, devices,
+    harden, identity, labels, limits, mounts, process, unified, unit,
 };
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
@@ -26,9 +26,7 @@ const ALL_CAPABILITIES: usize = 30;
 pub struct Admitted {
     spec: Spec,
     limits: LimitSettings,
-    /// The mounts that are to be read-only.
-    secrets: Vec<usize>,
-    unlimited_huge_pages: Vec<String>,
+    marked: harden::Marked,
     denials: Vec<Denial>,
     floor: ContainerFloor,
 }
@@ -47,22 +45,21 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
         mode: settings.mode,
         root_allowed: sandbox || maps_root_away(&spec, facts, |linux| linux.uid_mappings().clone()),
         root_group_allowed: sandbox || !settings.require.non_root_group || maps_root_away(&spec, facts, group_of_root),
+        mac_label_required: !sandbox && settings.require.mac_label && facts.mandatory_access_control.is_some(),
         max: settings.limits.max,
         max_hugetlb: settings.limits.max_hugetlb,
         swap_limit: facts.swap_limit,
     };
     let broken = malformed(&spec);
     let mut denials = judge(&spec, facts, settings, &floor);
-    let secrets = mounts::secrets(&spec, facts);
+    let marked = harden::Marked {
+        secrets: mounts::secrets(&spec, facts),
+        consoles: devices::consoles(&spec, &settings.allow),
+        unlimited_huge_pages: facts.unlimited_huge_pages.clone(),
+    };
     if floor.is_strict() {
         let mut changes = Vec::new();
-        harden::harden(
-            &mut spec.clone(),
-            &secrets,
-            &floor,
-            (&settings.limits, &facts.unlimited_huge_pages),
-            &mut changes,
-        );
+        harden::harden(&mut spec.clone(), &marked, &floor, &settings.limits, &mut changes);
         // What is required is missing in one way only.
         let new = changes.iter().filter(|change| denials.iter().all(|denial| denial.rule() != change.rule()));
         denials.extend(new.filter_map(Change::denial).collect::<Vec<_>>());
@@ -74,19 +71,17 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     if let Some(denied) = refused {
         return Err(denied);
     }
-    let unlimited_huge_pages = facts.unlimited_huge_pages.clone();
-    Ok(Admitted { spec, limits: settings.limits, secrets, unlimited_huge_pages, denials, floor })
+    Ok(Admitted { spec, limits: settings.limits, marked, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self { mut spec, limits, secrets, unlimited_huge_pages, denials, floor } = self;
-        let limits = (&limits, &unlimited_huge_pages[..]);
+        let Self { mut spec, limits, marked, denials, floor } = self;
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
-            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, limits, &mut changes),
-            Mode::Audit => harden::harden(&mut spec.clone(), &secrets, &floor, limits, &mut changes),
+            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &marked, &floor, &limits, &mut changes),
+            Mode::Audit => harden::harden(&mut spec.clone(), &marked, &floor, &limits, &mut changes),
         }
         Hardened { spec, changes, denials, floor }
     }
@@ -151,27 +146,11 @@ fn required(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFl
         denials.push(Denial::new(&SECCOMP_PROFILE, "container has no seccomp profile of its own"));
     }
     if let Some(process) = spec.process()
-        && let Some(module) = facts.mandatory_access_control.filter(|_| require.mac_label)
+        && let Some(module) = facts.mandatory_access_control.as_ref().filter(|_| floor.mac_label_required)
     {
-        denials.extend(unlabelled(process, module));
+        denials.extend(labels::unlabelled(process, module));
     }
     denials
-}
-
-fn unlabelled(process: &Process, module: MandatoryAccessControl) -> Option<Denial> {
-    let (name, label) = match module {
-        MandatoryAccessControl::AppArmor => ("AppArmor profile", process.apparmor_profile()),
-        MandatoryAccessControl::SeLinux => ("SELinux label", process.selinux_label()),
-    };
-    let label = label.as_deref().unwrap_or_default();
-    // The type is the third part of a label (selinux(8)); these two confine nothing.
-    let kind = label.split(':').nth(2);
-    let unconfined = label == "unconfined" || matches!(kind, Some("spc_t" | "unconfined_t"));
-    match (label.is_empty(), unconfined) {
-        (true, _) => Some(Denial::new(&MAC_LABEL, format!("container has no {name}"))),
-        (false, true) => Some(Denial::new(&MAC_LABEL, format!("container has the {name} {}", quote(label)))),
-        (false, false) => None,
-    }
 }
 
 /// Every hook that may not run. Those of a kind that runs before the filters are on may not, whatever they are.

@@ -101,7 +101,7 @@ rules! {
     DEVICES {
         id: "devices",
         level: Level::Give,
-        reason: "a device list that does not begin by denying all inherits the node's, which denies nothing",
+        reason: "a device list that does not begin by denying all inherits the node's, which denies nothing; and an image may carry a node for the console of the node, which containerd lets every container open",
         fix: "none is needed: the devices of the spec stay, all others are denied",
         pss: None,
         cis: Some("5.2.2"),
@@ -202,6 +202,24 @@ rules! {
         level: Level::Give,
         reason: "a real-time process runs before every other of the node, and no CPU quota counts its time; its disk requests likewise",
         fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    PRIORITY {
+        id: "priority",
+        level: Level::Give,
+        reason: "what runs below nice 0, or may go there by itself, takes the CPU from its equals and the disk from other pods",
+        fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    OOM_SCORE {
+        id: "oom-score",
+        level: Level::Give,
+        reason: "whom the OOM killer spares, another pod or the node's own services die for; at -1000 the container's own limit ends nothing",
+        fix: "none is needed: the kubelet sets it by the pod's class of service, and this goes below",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),
@@ -380,7 +398,7 @@ rules! {
     MAC_LABEL {
         id: "mac-label",
         level: Level::Refuse,
-        reason: "without a label the node's security module lets the process do what any may",
+        reason: "without a label the node's security module lets the process do what any may, and with one it does not enforce as well",
         fix: "set securityContext.appArmorProfile.type: RuntimeDefault, or seLinuxOptions",
         pss: Some("Baseline: appArmorProfile, seLinuxOptions"),
         cis: None,
@@ -425,8 +443,17 @@ rules! {
     INVALID_SPEC {
         id: "invalid-spec",
         level: Level::Malformed,
-        reason: "a spec without a root or a Linux part cannot be run, let alone judged",
+        reason: "a spec that cannot be read, or has no root or no Linux part, cannot be run, let alone judged",
         fix: "report it to who runs the node: the runtime was given an incomplete config.json",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    INVALID_SECCOMP {
+        id: "invalid-seccomp",
+        level: Level::Malformed,
+        reason: "a profile that is not understood in full would deny something else than its author believes",
+        fix: "correct the seccomp profile that the pod brings along",
         pss: None,
         cis: None,
         nist: None,
@@ -448,6 +475,24 @@ rules! {
         pss: None,
         cis: None,
         nist: Some("3.4.1, 4.4.1"),
+    }
+    UNANSWERED {
+        id: "unanswered",
+        level: Level::Malformed,
+        reason: "what a volume is, its server says; what nobody looked at is not admitted",
+        fix: "see to it that the servers of the pod's volumes answer",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    NODE_CONFIGURATION {
+        id: "node-configuration",
+        level: Level::Malformed,
+        reason: "what is not understood in full decides nothing: it may hold the limit that its author relies on",
+        fix: "ask who runs the node to run curbctl config check",
+        pss: None,
+        cis: None,
+        nist: None,
     }
 }
 

@@ -91,7 +91,7 @@ pub struct Requirements {
     pub limits: bool,
     /// The spec must carry a seccomp profile of its own: a pod that is `Unconfined` is refused.
     pub seccomp_profile: bool,
-    /// The process must have an AppArmor profile or an SELinux label where the node enforces one.
+    /// The process must have an AppArmor profile or an SELinux label that the node enforces, where it has one of the two.
     pub mac_label: bool,
     /// No process may have gid 0, primary or additional.
     pub non_root_group: bool,

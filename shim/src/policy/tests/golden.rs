@@ -109,6 +109,42 @@ fn every_refusal_is_one_golden_sentence() {
 }
 
 #[test]
+fn what_cannot_be_judged_is_refused_in_one_sentence_too() {
+    use crate::policy::Unjudged::{Configuration, Node, Seccomp, Spec};
+    let sentence = |what, why: &str| Denied::unjudged(what, why).sentence(Some(123_456_789));
+    for (what, why, expected) in [
+        (
+            Spec,
+            "the bundle's config.json is malformed: EOF at line 1",
+            "curb refuses invalid-spec: the bundle's config.json is malformed: EOF at line 1; report it to who runs the node: the runtime was given an incomplete config.json (audit record 123456789)",
+        ),
+        (
+            Seccomp,
+            "linux.seccomp.syscalls[3].errnoRet: no errno is negative",
+            "curb refuses invalid-seccomp: linux.seccomp.syscalls[3].errnoRet: no errno is negative; correct the seccomp profile that the pod brings along (audit record 123456789)",
+        ),
+        (
+            Node,
+            "look at what the spec names on the node: no answer within 10 s",
+            "curb refuses unanswered: look at what the spec names on the node: no answer within 10 s; see to it that the servers of the pod's volumes answer (audit record 123456789)",
+        ),
+        (
+            Configuration,
+            "/etc/curb/config.toml line 3, key `mode`: unknown variant \"no\"",
+            "curb refuses node-configuration: /etc/curb/config.toml line 3, key `mode`: unknown variant \"no\"; ask who runs the node to run curbctl config check (audit record 123456789)",
+        ),
+    ] {
+        assert_eq!(sentence(what, why), expected);
+        let hostile = Denied::unjudged(what, &"\u{1b}[2J\n\u{202e}".repeat(1 << 20));
+        let found = hostile.denials()[0].found();
+        assert!(found.chars().count() <= 250 && found.is_ascii() | found.ends_with('…'), "{found}");
+        assert!(!found.contains(['\u{1b}', '\n', '\u{202e}']), "{found}");
+        let sentence = hostile.sentence(Some(123_456_789));
+        assert!(sentence.chars().count() <= 200 && sentence.ends_with("(audit record 123456789)"), "{sentence}");
+    }
+}
+
+#[test]
 fn the_worst_sentence_fits_and_keeps_its_fix() {
     let long = "/".repeat(4000);
     let spec = container(&[
@@ -155,6 +191,8 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
         ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_NICE", "soft": 0, "hard": 40}])),
+        ("/process/oomScoreAdj", json!(-1000)),
         ("/mounts/-", json!({"destination": "/scratch", "type": "tmpfs"})),
     ]);
     for change in hardened(bare).changes() {
@@ -164,6 +202,8 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
     }
     // What only the node can tell, or its configuration; each is broken in a test of its own.
     used.extend(["foreign-namespaces", "mac-label", "profile", "unasked-huge-pages"]);
+    // What keeps a spec from being judged.
+    used.extend(["invalid-seccomp", "unanswered", "node-configuration"]);
     for (i, rule) in RULES.iter().enumerate() {
         assert!(used.contains(&rule.id), "{} is never applied", rule.id);
         assert!(rule.reason.len() > 20 && rule.fix.len() > 20, "{}", rule.id);

@@ -12,6 +12,9 @@ use curb::launch::{Create, Created, Exec, LaunchError, Launcher, Process, Runnin
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "the tests of the daemon need more of it")]
+pub mod fuse;
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub fn launcher() -> Launcher {
