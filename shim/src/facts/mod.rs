@@ -62,7 +62,7 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         host_namespaces_joined: joined.host,
         foreign_namespaces_joined: joined.foreign,
         swap_limit: crate::cgroup::swap_limit(),
-        huge_page_sizes: crate::cgroup::huge_page_sizes(),
+        unlimited_huge_pages: unlimited_huge_pages(spec, origin.id),
         mandatory_access_control: settings.require.mac_label.then(|| mandatory_access_control(spec)).flatten(),
         rootfs: origin.bundle.join("rootfs"),
         own,
@@ -72,6 +72,11 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         devices: files::devices(spec),
     };
     Gathered { facts, judged: Judged { namespaces: joined.judged, mounts } }
+}
+
+fn unlimited_huge_pages(spec: &Spec, id: &str) -> Vec<String> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    crate::cgroup::unlimited_huge_pages(path.map(|path| path.to_string_lossy()).as_deref(), id)
 }
 
 /// The node's security module and what it makes of the label of `spec`.

@@ -55,7 +55,7 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     let marked = harden::Marked {
         secrets: mounts::secrets(&spec, facts),
         consoles: devices::consoles(&spec, &settings.allow),
-        huge_page_sizes: facts.huge_page_sizes.clone(),
+        unlimited_huge_pages: facts.unlimited_huge_pages.clone(),
     };
     if floor.is_strict() {
         let mut changes = Vec::new();

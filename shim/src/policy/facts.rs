@@ -25,9 +25,9 @@ pub struct Facts {
     /// Whether the node can limit swap: cgroup v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. Where it
     /// cannot, asking for a swap limit would fail every container.
     pub swap_limit: bool,
-    /// The sizes of huge pages that the node has and can limit, as cgroups spell them: `2MB`, `1GB`. Where it cannot,
-    /// asking for a limit would fail every container.
-    pub huge_page_sizes: Vec<String>,
+    /// The sizes of huge pages, as cgroups spell them (`2MB`, `1GB`), that the node can limit and that the cgroup above the
+    /// container's does not, as a kubelet's does. Where it cannot, asking for a limit would fail every container.
+    pub unlimited_huge_pages: Vec<String>,
     /// Which of AppArmor and SELinux the node has, and what it makes of the spec's label. Only looked at where it is
     /// required.
     pub mandatory_access_control: Option<MandatoryAccessControl>,
@@ -181,7 +181,7 @@ impl Facts {
             foreign_namespaces_joined: Vec::new(),
             swap_limit: true,
             // Which there are depends on the node's processor and kernel.
-            huge_page_sizes: Vec::new(),
+            unlimited_huge_pages: Vec::new(),
             mandatory_access_control: None,
             rootfs: "/rootfs".into(),
             own,

@@ -146,8 +146,8 @@ rules! {
     UNASKED_HUGE_PAGES {
         id: "unasked-huge-pages",
         level: Level::Give,
-        reason: "a container that says nothing of huge pages may take every one of the node's",
-        fix: "none is needed: who wants huge pages sets resources.limits.hugepages-2Mi or hugepages-1Gi",
+        reason: "where neither the spec nor the pod's cgroup limits huge pages, a container may take every one of the node's",
+        fix: "none is needed in Kubernetes: who wants huge pages sets resources.limits.hugepages-2Mi",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),

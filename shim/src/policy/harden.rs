@@ -19,8 +19,8 @@ pub(super) struct Marked {
     pub secrets: Vec<usize>,
     /// The places of the device rules that are to go.
     pub consoles: Vec<usize>,
-    /// The sizes of huge pages that the node has.
-    pub huge_page_sizes: Vec<String>,
+    /// The sizes of huge pages that nothing limits yet.
+    pub unlimited_huge_pages: Vec<String>,
 }
 
 pub(super) fn harden(
@@ -49,7 +49,7 @@ pub(super) fn harden(
         let mut resources = linux.resources().clone().unwrap_or_default();
         close_consoles(&mut resources, &marked.consoles, changes);
         deny_devices_first(&mut resources, changes);
-        limits::harden_create(&mut resources, settings, floor.swap_limit, &marked.huge_page_sizes, changes);
+        limits::harden_create(&mut resources, settings, floor.swap_limit, &marked.unlimited_huge_pages, changes);
         linux.set_resources(Some(resources));
     }
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

@@ -27,12 +27,12 @@ pub(super) fn harden_create(
     resources: &mut LinuxResources,
     settings: &LimitSettings,
     swap_limit: bool,
-    huge_page_sizes: &[String],
+    unlimited_huge_pages: &[String],
     changes: &mut Vec<Change>,
 ) {
     clamp(resources, Absent::Default(&settings.default), &settings.max, swap_limit, changes);
     clamp_huge_pages(resources, settings.max_hugetlb, changes);
-    give_no_huge_pages(resources, huge_page_sizes, changes);
+    give_no_huge_pages(resources, unlimited_huge_pages, changes);
 }
 
 /// Clamps the limits of an update to the maxima of the container's floor. What the update leaves out stays out, and
@@ -198,8 +198,9 @@ fn clamp_huge_pages(resources: &mut LinuxResources, max: u64, changes: &mut Vec<
     }
 }
 
-/// A kubelet limits every size that its node has, to nothing where the pod asks for none; other clients do not, and a
-/// cgroup without a limit may take all there are. `sizes` are those the node can limit: another would fail the container.
+/// Limits to nothing what neither the spec limits nor anything above the container: it could take all there are. `sizes`
+/// are those that this is so of. In a pod of a kubelet there are none, since the pod's own cgroup has limits; to give
+/// one there would take pages away that the pod asked for, since containerd does not pass the kubelet's wish on.
 fn give_no_huge_pages(resources: &mut LinuxResources, sizes: &[String], changes: &mut Vec<Change>) {
     let mut limits = resources.hugepage_limits().clone().unwrap_or_default();
     for size in sizes {

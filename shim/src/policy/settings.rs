@@ -48,7 +48,7 @@ pub struct LimitSettings {
     pub default: Limits,
     /// What any limit is clamped to.
     pub max: Limits,
-    /// The most bytes of huge pages, of each page size. A spec that names none gets none.
+    /// The most bytes of huge pages, of each page size. A spec that names none gets what its pod has, or none.
     pub max_hugetlb: u64,
     /// The most bytes a tmpfs at `/dev/shm` can hold. None can hold more than the container's memory limit.
     pub max_shm: u64,

@@ -205,7 +205,7 @@ fn who_asks_for_no_huge_pages_gets_none() {
     let sizes = vec!["1GB".to_owned(), "2MB".to_owned()];
     let given = |asked: Value| {
         let spec = container(&[("/linux/resources", asked)]);
-        let facts = Facts { huge_page_sizes: sizes.clone(), ..facts(&spec) };
+        let facts = Facts { unlimited_huge_pages: sizes.clone(), ..facts(&spec) };
         let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
         let limits = json(hardened.spec())["linux"]["resources"]["hugepageLimits"].clone();
         let once = hardened.spec().clone();
