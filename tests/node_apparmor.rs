@@ -122,11 +122,7 @@ async fn a_profile_that_only_logs_is_what_it_is_with_runc_unless_one_is_required
     // The kernel puts the profiles of a stack in an order of its own.
     let stack = format!("{}//&{}", enforced.name, other.name);
     for handler in handlers() {
-        let said = [
-            (&enforced.name, "(enforce)", false),
-            (&complaining.name, "(complain)", true),
-            (&stack, "(enforce)", false),
-        ];
+        let said = [(&enforced.name, "(enforce)"), (&complaining.name, "(complain)"), (&stack, "(enforce)")];
         for (profile, mode) in said {
             let task = under(&node, profile, &["/probe", "sleep"]).runtime(&handler).start().await?;
             let found = profile_of(&node, task.state("").await?.pid)?;
