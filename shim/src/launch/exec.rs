@@ -100,7 +100,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]
         }
     };
-    match crate::sys::clone_sibling(&proc).step("clone")? {
+    match crate::sys::clone_sibling(&proc, None).step("clone")? {
         Cloned::Child => {
             drop((go, cgroups, init));
             match enter(&process, wait, &streams, console.is_some(), &payload) {
@@ -148,7 +148,7 @@ fn reopen(proc: &OwnedFd, found: &OwnedFd, access: OFlag, step: &'static str) ->
 
 /// Makes this process, which is nobody in the user namespace it just entered, its root: what it makes from here on is
 /// the container's.
-fn become_root() -> Result<(), Failure> {
+pub(super) fn become_root() -> Result<(), Failure> {
     let step = "become root in the container's user namespace";
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).step(step)?;
@@ -215,7 +215,7 @@ fn open_terminal(proc: &OwnedFd, process: &Process) -> Result<(OwnedFd, OwnedFd)
 }
 
 /// Sets it on this process, which hands it on: once in a user namespace it could reach neither its own nor another's.
-fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
+pub(super) fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
     let step = "set oom_score_adj";
     let file =
         nix::fcntl::openat(proc, "self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
@@ -300,7 +300,7 @@ fn enter(
     Ok(())
 }
 
-fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
+pub(super) fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
     rustix::process::setrlimit(userns::resource(limit.typ()), userns::rlimit(limit))
         .map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
 }

@@ -261,6 +261,9 @@ impl Pod {
             let id_map = facts::user_namespace(created.init.pid, hardened.spec(), leader)
                 .map_err(|error| TaskError::failed("check the user namespace of init", &error))?;
             report.user_namespace(id_map);
+            cgroup
+                .check_joined(created.init.pid)
+                .map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
             let devices = cgroup
                 .confine_devices(linux)
