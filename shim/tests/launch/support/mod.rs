@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use curb::cgroup::Cgroup;
 use curb::launch::{Create, Created, Exec, LaunchError, Launcher, Process, Running};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -108,14 +110,17 @@ impl Bundle {
         self.dir.path().join("private")
     }
 
-    pub fn request(&self) -> (Create, Output) {
+    pub async fn request(&self) -> (Create, Output) {
         let (output, write) = Output::new();
+        let path = self.spec["linux"]["cgroupsPath"].as_str();
+        let cgroup = Cgroup::of(path, &self.id).expect("name a cgroup");
+        cgroup.create(None, &LinuxResources::default()).await.expect("make the cgroup");
         let request = Create {
             id: self.id.clone(),
             dir: self.private(),
             rootfs: self.rootfs(),
             rootfs_mounts: Vec::new(),
-            hierarchies: Vec::new(),
+            hierarchies: cgroup.hierarchies(),
             siblings: Vec::new(),
             spec: serde_json::from_value(self.spec.clone()).expect("spec"),
             floor: true,
@@ -128,7 +133,7 @@ impl Bundle {
     }
 
     pub async fn create(&self) -> Result<(Created, Output), LaunchError> {
-        let (request, output) = self.request();
+        let (request, output) = self.request().await;
         launcher().create(request).await.map(|created| (created, output))
     }
 
