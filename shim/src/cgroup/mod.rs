@@ -345,15 +345,19 @@ impl Cgroup {
             .collect()
     }
 
-    /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
-    /// All must be written; one that is missing means that the cgroup is gone.
+    /// The files a process of one thread joins the cgroup through by writing `0`: for one that can no longer find the
+    /// cgroup by name. All must be written; one that is missing means that the cgroup is gone.
+    ///
+    /// On v1 they move a thread, for which the kernel stops nobody; to move a process it waits, for 10 ms and more, until no
+    /// processor can be in the middle of a fork (`cgroup_procs_write_start` in `kernel/cgroup/cgroup.c`).
     ///
     /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
     /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
-    pub fn procs_files(&self, init: i32) -> Vec<PathBuf> {
+    pub fn join_files(&self, init: i32) -> Vec<PathBuf> {
+        let file = if self.version == Version::V1 { "tasks" } else { "cgroup.procs" };
         match self.leaf_of(init) {
             Some(file) => vec![file],
-            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect(),
+            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, file))).collect(),
         }
     }
 

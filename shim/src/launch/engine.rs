@@ -1,10 +1,9 @@
 //! Init, from its clone to where it waits for its start.
 //!
 //! libcontainer sets init up ([`container_init_process`]); what it does around that is done here. Its own way there
-//! makes one process more, looks up every v1 hierarchy in the node's list of mounts again and again, and joins them
-//! through `cgroup.procs`, for which the kernel waits until no processor can be in the middle of a fork: 10 ms and more.
-//! A thread that moves only itself, by writing `0` to `tasks`, waits for nobody (`cgroup_procs_write_start` in
-//! `kernel/cgroup/cgroup.c`), and on v2 a process can be cloned into its cgroup.
+//! makes one process more, looks up every v1 hierarchy in the node's list of mounts again and again, and joins them in the
+//! way the kernel is slow at (see [`join_files`](crate::cgroup::Cgroup::join_files)). On v2 a process can be cloned into
+//! its cgroup.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,7 +42,7 @@ impl Go {
 
 /// Carries out an exec.
 pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), Failure> {
-    let ExecRequest { common, process, profile, labels, cgroup_procs } = request;
+    let ExecRequest { common, process, profile, labels, cgroup_files } = request;
     let Luggage { errors, streams, init, proc } = luggage;
     let init = init.ok_or_else(|| Failure::because("read the request", "the pidfd of init is missing"))?;
     normalise::check_process(&process).step("read the process")?;
@@ -60,7 +61,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
     let payload = Payload::new(&process, common.floor, filters, labels, proc.try_clone().step("keep /proc")?, errors)?;
 
     // Everything of the node's is opened before this process leaves it.
-    let cgroups = cgroup_procs
+    let cgroups = cgroup_files
         .iter()
         .map(|path| {
             let options = std::fs::File::options().write(true).open(path);
@@ -68,6 +69,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         })
         .collect::<Result<Vec<_>, _>>()?;
     let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
+    let (joined, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
     let (pid, namespaces) = namespaces_to_join(&proc, &init)?;
     let new_root = namespaces.contains(CloneFlags::CLONE_NEWUSER);
     let uid = if new_root {
@@ -102,20 +104,31 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
     };
     match crate::sys::clone_sibling(&proc, None).step("clone")? {
         Cloned::Child => {
-            drop((go, cgroups, init));
-            match enter(&process, wait, &streams, console.is_some(), &payload) {
+            drop((go, joined, init));
+            let joined = join(cgroups, &cgroup_files, tell);
+            match joined.and_then(|()| enter(&process, wait, &streams, console.is_some(), &payload)) {
                 Ok(()) => payload.run(),
                 Err(reason) => payload.fail(&reason),
             }
         }
         Cloned::Parent { pid, pidfd } => {
-            for (mut file, path) in cgroups.into_iter().zip(&cgroup_procs) {
-                write!(file, "{pid}").step(format!("write {pid} to {}", path.display()))?;
+            drop(tell);
+            if std::fs::File::from(joined).read_exact(&mut [0]).is_err() {
+                return Err(Failure::because("join the cgroup", "the new process ended"));
             }
             let console = console.map(|(console, _)| console);
             Ok((Made { pid, pidfd, console, filters: count, told }, Go(go)))
         }
     }
+}
+
+/// Puts this process, which has one thread, into the cgroup, and tells whoever waits for it: until then what kills the
+/// container by its cgroup would not find it.
+fn join(files: Vec<std::fs::File>, paths: &[PathBuf], tell: OwnedFd) -> Result<(), String> {
+    for (mut file, path) in files.into_iter().zip(paths) {
+        file.write_all(b"0").map_err(|error| format!("write 0 to {}: {error}", path.display()))?;
+    }
+    nix::unistd::write(&tell, &[GO]).map(drop).map_err(|errno| format!("tell of the cgroup: {}", go_errno(errno)))
 }
 
 /// The container's own `/dev/null`, for a stream that is not given: one of the node's is none of the container's

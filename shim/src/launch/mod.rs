@@ -130,8 +130,8 @@ pub struct Exec {
     pub profile: Option<String>,
     /// The labels of the container, which the process gets whatever it asks for.
     pub labels: Labels,
-    /// The `cgroup.procs` files it enters, by absolute path.
-    pub cgroup_procs: Vec<PathBuf>,
+    /// The files it enters its cgroup through by writing `0`, by absolute path.
+    pub cgroup_files: Vec<PathBuf>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
     pub floor: bool,
     /// Standard input; `/dev/null` if `None`.
@@ -234,7 +234,7 @@ impl Launcher {
             process: request.process,
             profile: request.profile,
             labels: request.labels,
-            cgroup_procs: request.cgroup_procs,
+            cgroup_files: request.cgroup_files,
         }));
         let pipe = pipe::make().map_err(channel("make the exec pipe"))?;
         let launched = self.launch(Verb::Exec, message, streams, pipe, Some(&request.init), request.terminal).await?;

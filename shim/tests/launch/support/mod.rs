@@ -110,10 +110,13 @@ impl Bundle {
         self.dir.path().join("private")
     }
 
+    fn cgroup(&self) -> Cgroup {
+        Cgroup::of(self.spec["linux"]["cgroupsPath"].as_str(), &self.id).expect("name a cgroup")
+    }
+
     pub async fn request(&self) -> (Create, Output) {
         let (output, write) = Output::new();
-        let path = self.spec["linux"]["cgroupsPath"].as_str();
-        let cgroup = Cgroup::of(path, &self.id).expect("name a cgroup");
+        let cgroup = self.cgroup();
         cgroup.create(None, &LinuxResources::default()).await.expect("make the cgroup");
         let request = Create {
             id: self.id.clone(),
@@ -167,7 +170,7 @@ impl Bundle {
             process: serde_json::from_value(process).expect("process"),
             profile: None,
             labels: curb::launch::Labels::default(),
-            cgroup_procs: cgroup_dirs(&self.id).into_iter().map(|dir| dir.join("cgroup.procs")).collect(),
+            cgroup_files: self.cgroup().join_files(init.pid),
             floor: true,
             stdin: None,
             stdout: Some(write.try_clone().expect("clone")),
