@@ -116,6 +116,9 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
 
 /// What libcontainer is told of an init, without its streams.
 fn describe(id: &str, dir: &Path, spec: Rc<Spec>, payload: Payload) -> Result<ContainerArgs, Failure> {
+    if !spec.version().starts_with("1.") {
+        return Err(Failure::because("read the spec", format!("version {:?} is not 1.x", spec.version())));
+    }
     Validator::validate_spec(&spec).step("read the spec")?;
     let root = spec.root().as_ref().ok_or_else(|| Failure::because("read the spec", "it has no root"))?;
     let rootfs = std::fs::canonicalize(root.path()).step("find the root file system")?;
