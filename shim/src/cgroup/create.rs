@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::io;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 
 use super::dir::Dir;
 use super::mounts::Mount;
@@ -43,14 +43,6 @@ impl Cgroup {
     /// [`CgroupError`] naming the file that could not be written or holds another value.
     pub async fn limit(&self, asked: &LinuxResources) -> Result<Limits, CgroupError> {
         self.update(asked).await
-    }
-
-    /// Makes `spec` name this cgroup by its path and no limits: they are not libcontainer's to set.
-    pub fn describe_to_engine(&self, spec: &mut Spec) {
-        if let Some(linux) = spec.linux_mut() {
-            linux.set_cgroups_path(Some(self.path.clone().into()));
-            linux.set_resources(None);
-        }
     }
 
     fn make_directories(&self, mount: &Mount) -> Result<(), CgroupError> {
@@ -134,19 +126,5 @@ mod tests {
         let [cpus, mems] = files.map(|file| fs::read_to_string(hierarchy.join("pod/c1").join(file)).unwrap());
         assert_eq!((cpus.as_str(), mems.as_str()), ("4-5", "0-1"));
         assert!(root.path().join("pids/pod/c1").is_dir());
-    }
-
-    #[test]
-    fn libcontainer_is_told_the_plain_path_and_no_limits() {
-        let mut spec: Spec = serde_json::from_value(serde_json::json!({
-            "ociVersion": "1.0.2",
-            "linux": { "cgroupsPath": "a.slice:p:c1", "resources": { "pids": { "limit": 1 } } },
-        }))
-        .unwrap();
-        let root = tempfile::tempdir().unwrap();
-        Cgroup::at(Version::V2, root.path(), &[], "/a.slice/p-c1.scope").describe_to_engine(&mut spec);
-        let linux = spec.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroups_path().as_deref(), Some(std::path::Path::new("/a.slice/p-c1.scope")));
-        assert!(linux.resources().is_none());
     }
 }

@@ -201,14 +201,12 @@ impl Pod {
 
         let linux = hardened.spec().linux().as_ref();
         let asked = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
-        let mut spec = hardened.spec().clone();
-        cgroup.describe_to_engine(&mut spec);
         let launch = launch::Create {
             id: request.id.clone(),
             dir: dir.clone(),
             rootfs: rootfs.clone(),
             rootfs_mounts: request.rootfs.iter().map(mount).collect(),
-            spec,
+            spec: hardened.spec().clone(),
             hierarchies: cgroup.hierarchies(),
             siblings: self.siblings(&request.id),
             floor: hardened.mode().enforces(),
