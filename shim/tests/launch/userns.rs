@@ -265,7 +265,7 @@ pub async fn a_mapped_volume_shows_and_keeps_the_owners_of_the_container() {
         assert_eq!(fs::metadata(&private).expect("private").permissions().mode() & 0o777, 0o700);
         let mut left: Vec<_> = fs::read_dir(private).expect("read").flatten().map(|it| it.file_name()).collect();
         left.sort();
-        assert_eq!(left, ["config.json", "exec.fifo", "state"]);
+        assert_eq!(left, ["config.json", "exec.fifo", "start.sock"]);
     }
 
     // Without a mapping the volume shows whose it is on the node: nobody the container knows.
