@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use curb_tests::api::cri::LinuxContainerResources;
-use curb_tests::config::{self, Settings};
+use curb_tests::config::Settings;
 use curb_tests::{Node, Result};
 use serde_json::Value;
 
@@ -25,14 +25,6 @@ fn records(node: &Node) -> Result<Vec<(String, Value)>> {
 /// The events of one container, in order.
 fn events_of(node: &Node, id: &str) -> Result<Vec<String>> {
     Ok(records(node)?.into_iter().filter(|(_, record)| record["container.id"] == id).map(|(name, _)| name).collect())
-}
-
-fn curbctl(node: &Node, args: &[&str]) -> Result<(i32, String)> {
-    let curbctl = config::shim_dir()?.join("curbctl").to_string_lossy().into_owned();
-    let argv: Vec<&str> = std::iter::once(curbctl.as_str()).chain(args.iter().copied()).collect();
-    let name = format!("curbctl-{}", node.unique());
-    let code = node.wait(node.spawn(&name, &argv)?)?;
-    Ok((code, node.log(&name)))
 }
 
 #[tokio::test]
@@ -75,20 +67,20 @@ async fn a_pods_life_is_on_record_from_verdict_to_delete_and_the_log_proves_whol
     assert!(!std::fs::read_to_string(node.path(LOG))?.contains(secret), "a secret is in the log");
     assert_eq!(std::fs::metadata(node.path(LOG))?.permissions().mode() & 0o777, 0o600);
 
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", FIRST_KEY])?;
     assert!(code == 0 && text.contains("the log is whole"), "{text}");
-    let (_, shown) = curbctl(&node, &["audit", "show", "--pod", "life", "--event", "curb.verdict"])?;
+    let (_, shown) = node.curbctl(&["audit", "show", "--pod", "life", "--event", "curb.verdict"])?;
     assert_eq!(shown.lines().count(), 3, "{shown}");
     // Whoever cuts the deletion off the end, or alters the refusal, is found.
     let whole = std::fs::read_to_string(node.path(LOG))?;
     let cut = whole.trim_end().rsplit_once('\n').unwrap().0;
     std::fs::write(node.path(LOG), format!("{cut}\n"))?;
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", FIRST_KEY])?;
     assert!(code == 1 && text.contains("1 records are missing at the end"), "{text}");
     std::fs::write(node.path(LOG), whole.replace("\"refuse\"", "\"admit\" "))?;
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", FIRST_KEY])?;
     assert!(code == 1 && text.contains("not an authentic record"), "{text}");
-    let (code, key) = curbctl(&node, &["audit", "take-key"])?;
+    let (code, key) = node.curbctl(&["audit", "take-key"])?;
     assert!(code == 0 && key.trim().len() == 64 && !node.path(FIRST_KEY).exists(), "{key}");
     node.expect_nothing_left().await
 }
@@ -137,9 +129,9 @@ async fn the_log_is_where_and_as_the_configuration_says() -> Result<()> {
     }
     pod.remove().await?;
     assert!(!node.path(LOG).exists());
-    let (code, shown) = curbctl(&node, &["audit", "show", "--pod", "plain", "--event", "curb.exec", "--json"])?;
+    let (code, shown) = node.curbctl(&["audit", "show", "--pod", "plain", "--event", "curb.exec", "--json"])?;
     assert_eq!((code, shown.matches("in plain sight").count()), (0, 4), "{shown}");
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", FIRST_KEY])?;
     assert_eq!(code, 0, "{text}");
     node.expect_nothing_left().await
 }
@@ -162,7 +154,7 @@ async fn nothing_starts_without_a_record() -> Result<()> {
     pod.container("again").shell("exec sleep 1000").start().await?;
     assert_eq!(running.exec(["/bin/true"]).await?.code, 0);
     pod.remove().await?;
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", FIRST_KEY])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", FIRST_KEY])?;
     assert_eq!(code, 0, "{text}");
     node.expect_nothing_left().await
 }
@@ -196,7 +188,7 @@ async fn a_key_of_the_administrator_is_taken_and_removed() -> Result<()> {
     pod.remove().await?;
     assert!(!node.path("/etc/curb/audit.key").exists() && !node.path(FIRST_KEY).exists());
     node.write("/run/first.key", &key)?;
-    let (code, text) = curbctl(&node, &["audit", "verify", "--key", "/run/first.key"])?;
+    let (code, text) = node.curbctl(&["audit", "verify", "--key", "/run/first.key"])?;
     assert_eq!(code, 0, "{text}");
     node.expect_nothing_left().await
 }

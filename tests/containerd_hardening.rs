@@ -273,6 +273,47 @@ async fn mounts_of_a_shared_root_do_not_show_on_the_node() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_process_neither_has_nor_gets_a_priority_above_its_equals() -> Result<()> {
+    const EACCES: i32 = 13;
+    const EPERM: i32 = 1;
+    let node = Node::start().await?;
+    // setpriority(PRIO_PROCESS, 0, -5), and ioprio_set(IOPRIO_WHO_PROCESS, 0, the real-time class).
+    let nice = format!("{:x}:0:0:{:x}", libc::SYS_setpriority, -5_i64);
+    let disk = format!("{:x}:1:0:{:x}", libc::SYS_ioprio_set, 1 << 13);
+    let limit = |kind: &str| json!({"type": kind, "soft": 40, "hard": 40});
+    let wishes = [
+        ("rlimits", json!([limit("RLIMIT_NICE"), limit("RLIMIT_RTPRIO")])),
+        ("scheduler", json!({"policy": "SCHED_OTHER", "nice": -10})),
+        ("ioPriority", json!({"class": "IOPRIO_CLASS_RT", "priority": 0})),
+    ];
+    let wish = |args: &[&str]| {
+        let task = node.task("ambitious", args);
+        wishes.iter().fold(task, |task, (name, wish)| task.set(&format!("/process/{name}"), wish.clone()))
+    };
+    let trying = wish(&["/probe", "calls", &nice, &disk]).start().await?;
+    assert_eq!(trying.wait("").await?, 0);
+    assert!(trying.stdio.as_ref().unwrap().closed().await);
+    assert_eq!(serde_json::from_str::<Value>(&trying.stdout())?, json!([EACCES, EPERM]));
+    trying.delete().await?;
+
+    let task = wish(&["/probe", "sleep"]).start().await?;
+    let pid = task.state("").await?.pid;
+    let limits = fs::read_to_string(node.proc(pid, "limits"))?;
+    for name in ["Max nice priority", "Max realtime priority"] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["0", "0"], "{name}");
+    }
+    let stat = fs::read_to_string(node.proc(pid, "stat"))?;
+    // proc_pid_stat(5): field 19 is nice, 41 the policy.
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!((fields[19 - 3], fields[41 - 3]), ("0", "0"), "{stat}");
+    task.kill("", Signal::SIGKILL).await?;
+    task.wait("").await?;
+    task.delete().await?;
+    node.expect_nothing_left().await
+}
+
+#[tokio::test]
 async fn device_nodes_of_an_image_cannot_be_opened() -> Result<()> {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     let node = Node::start().await?;
@@ -282,7 +323,10 @@ async fn device_nodes_of_an_image_cannot_be_opened() -> Result<()> {
     let mut args = vec!["/probe", "write"];
     args.extend(paths.iter().map(String::as_str));
     args.push("/dev/null");
-    let task = node.task("nodes", &args);
+    // containerd lets every container of a pod open the console.
+    let rule = json!({"allow": true, "type": "c", "major": 5, "minor": 1, "access": "rwm"});
+    let deny = json!({"allow": false, "access": "rwm"});
+    let task = node.task("nodes", &args).set("/linux/resources/devices", json!([deny, rule]));
     let upper = node.scratch(&format!("task-{}/upper", task.id))?;
     for (path, (major, minor)) in paths.iter().zip(nodes) {
         let file = upper.join(&path[1..]);

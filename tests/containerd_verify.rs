@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use curb_tests::config::{self, Settings};
+use curb_tests::config::Settings;
 use curb_tests::pod::{ContainerBuilder, Pod};
 use curb_tests::task::process;
 use curb_tests::{Node, Result, cgroup};
@@ -28,15 +28,7 @@ impl Said {
 }
 
 fn verify(node: &Node, what: &str) -> Result<Said> {
-    let curbctl = config::shim_dir()?.join("curbctl");
-    if !curbctl.exists() {
-        return Err(
-            format!("{} is missing: cargo build -p curb --bin curbctl --features ctl", curbctl.display()).into()
-        );
-    }
-    let name = format!("verify-{}", node.unique());
-    let code = node.wait(node.spawn(&name, &[&curbctl.to_string_lossy(), "verify", "--json", what])?)?;
-    let text = node.log(&name);
+    let (code, text) = node.curbctl(&["verify", "--json", what])?;
     // An error comes after it.
     let json = serde_json::Deserializer::from_str(&text).into_iter().next().and_then(Result::ok).unwrap_or_default();
     Ok(Said { code, json, text })

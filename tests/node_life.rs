@@ -10,13 +10,6 @@ use curb_tests::pod::{Container, Pod};
 use curb_tests::{Node, Result, config, moment, until};
 use nix::sys::signal::Signal;
 
-async fn start() -> Result<Node> {
-    if !config::on_systems_node() {
-        return Err("this is no booted node: run it with tests/node/run".into());
-    }
-    Node::start().await
-}
-
 async fn pid(node: &Node, container: &Container<'_>) -> Result<u32> {
     Ok(node.task_of(&container.id).state("").await?.pid)
 }
@@ -54,7 +47,7 @@ async fn load(pod: &Pod<'_>, container: &Container<'_>) {
 
 #[tokio::test]
 async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("loaded").run().await?;
     let volume = volume(&node, &pod)?;
     let stays = pod.container("stays").shell("exec sleep 1000").start().await?;
@@ -89,7 +82,7 @@ async fn containerd_may_be_restarted_or_killed_under_load() -> Result<()> {
 
 #[tokio::test]
 async fn an_exit_while_containerd_was_stopped_is_told_after_its_start() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("away").run().await?;
     let volume = volume(&node, &pod)?;
     let leaves = awaiting(&pod, &volume, "stopped", 9).await?;
@@ -121,7 +114,7 @@ async fn a_killall_that_does_not_know_curb_leaves_none_of_it() -> Result<()> {
         // Its shims are those the script knows.
         return Ok(());
     }
-    let node = start().await?;
+    let node = Node::booted().await?;
     let mut pods = Vec::new();
     let mut ends = Vec::new();
     for name in ["one", "two"] {

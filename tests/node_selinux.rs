@@ -29,13 +29,6 @@ async fn start_with(curb_config: &str) -> Result<Node> {
     Node::with(Settings { curb_config: curb_config.to_owned(), ..Settings::from_env()? }).await
 }
 
-/// runc and, when it is another, the runtime under test.
-fn handlers() -> Vec<String> {
-    let mut handlers = vec!["runc".to_owned(), config::under_test()];
-    handlers.dedup();
-    handlers
-}
-
 async fn pid(node: &Node, id: &str) -> Result<u32> {
     Ok(node.task_of(id).state("").await?.pid)
 }
@@ -94,7 +87,7 @@ async fn every_process_and_every_mount_of_a_pod_has_the_label_it_has_with_runc()
     const LOOK: &str = "cat /proc/self/attr/current; ls /proc/acpi /sys/firmware && cat /proc/timer_list; echo $?";
     let node = start().await?;
     let mut told = Vec::new();
-    for handler in handlers() {
+    for handler in config::handlers() {
         let pod = node.pod("labelled").runtime(&handler).run().await?;
         let mut container = pod.container("main").tty().shell("exec sleep 1000");
         container.security().masked_paths = MASKED.map(str::to_owned).to_vec();
@@ -179,14 +172,14 @@ async fn refusal(task: TaskBuilder<'_>) -> Result<String> {
 async fn a_label_that_cannot_be_put_on_starts_nothing() -> Result<()> {
     let node = start().await?;
     let unknown = "system_u:system_r:curb_no_such_t:s0";
-    for handler in handlers() {
+    for handler in config::handlers() {
         let refused = refusal(labelled(&node, &handler, unknown)).await?;
         assert!(refused.contains("invalid argument"), "{handler}: {refused}");
         assert!(handler == "runc" || refused.contains(unknown), "{refused}");
-        // A domain that no container may enter.
+        // A domain that no container may enter; for one under no_new_privs the kernel calls that EPERM.
         let refused = refusal(labelled(&node, &handler, "system_u:system_r:init_t:s0")).await?;
         let never_ran = handler == "runc" && refused == "it ended with 1";
-        assert!(never_ran || refused.contains("permission denied"), "{handler}: {refused}");
+        assert!(never_ran || refused.contains("operation not permitted"), "{handler}: {refused}");
         let task = node.task("labelled", &["/probe", "sleep"]).runtime(&handler);
         let refused = refusal(task.set("/linux/mountLabel", "system_u:object_r:curb_no_such_t:s0".into())).await?;
         assert!(refused.contains("invalid argument") || refused.contains("curb_no_such_t"), "{handler}: {refused}");
@@ -194,11 +187,65 @@ async fn a_label_that_cannot_be_put_on_starts_nothing() -> Result<()> {
     node.expect_nothing_left().await
 }
 
+/// The node in permissive mode, for as long as this lives.
+struct Permissive;
+
+impl Permissive {
+    fn new() -> Result<Self> {
+        fs::write("/sys/fs/selinux/enforce", "0")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Permissive {
+    fn drop(&mut self) {
+        let _ = fs::write("/sys/fs/selinux/enforce", "1");
+    }
+}
+
+#[tokio::test]
+async fn a_label_that_is_not_enforced_starts_nothing_where_one_is_required() -> Result<()> {
+    if config::under_test() == "runc" {
+        // It requires none.
+        return Ok(());
+    }
+    let node = start_with("[require]\nmac_label = true\n").await?;
+    let of = |label: &str| labelled(&node, &config::under_test(), label);
+    for (label, found) in [
+        ("", "container has no SELinux label"),
+        ("system_u:system_r:spc_t:s0", "container has the SELinux label \"system_u:system_r:spc_t:s0\""),
+        ("system_u:system_r:curb_permissive_t:s0", "is of a permissive domain"),
+        ("system_u:system_r:curb_no_such_t:s0", "is none the kernel tells of"),
+    ] {
+        let refused = refusal(of(label)).await?;
+        assert!(refused.contains("curb refuses mac-label: ") && refused.contains(found), "{label}: {refused}");
+    }
+    let waiting = of(CONFINED).create().await?;
+    let running = of(CONFINED).start().await?;
+    {
+        let _permissive = Permissive::new()?;
+        let refused = refusal(of(CONFINED)).await?;
+        assert!(refused.contains("curb refuses mac-label: the node's SELinux is permissive; "), "{refused}");
+        // What was enforced as it was judged, and is no longer as it starts.
+        let refused = waiting.start("").await.expect_err("it runs and is only watched");
+        let unheld = format!("its SELinux label is {CONFINED} (permissive), not {CONFINED} enforced");
+        assert!(refused.message().contains(&unheld), "{refused}");
+    }
+    waiting.wait("").await?;
+    waiting.delete().await?;
+    running.add_exec("held", &process(&["/probe", "exit", "0"])).await?;
+    running.start("held").await?;
+    assert_eq!(running.wait("held").await?, 0);
+    running.delete_exec("held").await?;
+    end(&running).await?;
+    node.expect_nothing_left().await
+}
+
 #[tokio::test]
 async fn a_container_without_a_label_has_the_one_it_has_with_runc() -> Result<()> {
     let node = start().await?;
     let mut told = Vec::new();
-    for handler in handlers() {
+    for handler in config::handlers() {
         let task = node.task("bare", &["/probe", "sleep"]).runtime(&handler).start().await?;
         told.push(label_of(&node, task.state("").await?.pid)?);
         end(&task).await?;

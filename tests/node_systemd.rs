@@ -10,6 +10,7 @@ use std::time::Instant;
 use curb_tests::api::cri::LinuxContainerResources;
 use curb_tests::figures::shim_name;
 use curb_tests::pod::{Container, Pod};
+use curb_tests::task::process;
 use curb_tests::{Node, Result, cgroup, config, moment, patience};
 use nix::sys::signal::Signal;
 
@@ -19,20 +20,6 @@ const CLASSES: [(&str, &str); 3] = [
     ("kubepods-burstable-pod2_b.slice", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2_b.slice"),
     ("kubepods-besteffort-pod3_c.slice", "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod3_c.slice"),
 ];
-
-async fn start() -> Result<Node> {
-    if !config::on_systems_node() {
-        return Err("this is no booted node: run it with tests/node/run".into());
-    }
-    Node::start().await
-}
-
-/// runc and, when it is another, the runtime under test.
-fn handlers() -> Vec<String> {
-    let mut handlers = vec!["runc".to_owned(), config::under_test()];
-    handlers.dedup();
-    handlers
-}
 
 /// A pod in a slice of its own, as a kubelet names it.
 async fn pod_in<'n>(node: &'n Node, handler: &str, slice: &str) -> Result<Pod<'n>> {
@@ -51,17 +38,11 @@ fn cgroup_of(node: &Node, pid: u32) -> Result<String> {
     Ok(text.trim_end().strip_prefix("0::").ok_or("not on cgroup v2 alone")?.to_owned())
 }
 
-/// What systemd says of a container's scope.
-fn scope(node: &Node, id: &str, properties: &str) -> Result<String> {
-    let property = format!("--property={properties}");
-    node.run(&["systemctl", "show", &property, &format!("cri-containerd-{id}.scope")])
-}
-
 #[tokio::test]
 async fn pods_of_every_class_have_runcs_cgroups() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     for (slice, place) in CLASSES {
-        for handler in handlers() {
+        for handler in config::handlers() {
             let pod = pod_in(&node, &handler, slice).await?;
             let container = pod.container("main").shell("exec sleep 1000").start().await?;
             for id in [&pod.id, &container.id] {
@@ -79,15 +60,15 @@ async fn pods_of_every_class_have_runcs_cgroups() -> Result<()> {
 async fn a_scope_is_what_runc_makes_of_the_same_limits() -> Result<()> {
     const PROPERTIES: &str = "ActiveState,Slice,Delegate,MemoryMax,CPUQuotaPerSecUSec,CPUWeight,MemoryAccounting,\
         TasksAccounting,IOAccounting,DefaultDependencies";
-    let node = start().await?;
+    let node = Node::booted().await?;
     let mut told = Vec::new();
-    for handler in handlers() {
+    for handler in config::handlers() {
         let pod = node.pod("limited").runtime(&handler).run().await?;
         let mut container = pod.container("main").memory(64 << 20).cpu_millis(500).shell("exec sleep 1000");
         container.resources().cpu_shares = 512;
         let container = container.start().await?;
         let dir = cgroup::directory("", &node.cgroups().path_of(&container.id));
-        let mut of_it = vec![scope(&node, &container.id, PROPERTIES)?];
+        let mut of_it = vec![node.scope(&container.id, PROPERTIES)?];
         for file in ["memory.max", "cpu.max", "cpu.weight", "memory.oom.group"] {
             of_it.push(format!("{file} {}", fs::read_to_string(dir.join(file))?.trim_end()));
         }
@@ -115,7 +96,7 @@ async fn expect_devices(container: &Container<'_>) -> Result<()> {
 
 #[tokio::test]
 async fn an_update_holds_through_a_reload_of_systemd() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("reloaded").run().await?;
     let container = pod.container("main").memory(64 << 20).cpu_millis(500).shell("exec sleep 1000").start().await?;
     let resources = LinuxContainerResources {
@@ -131,7 +112,7 @@ async fn an_update_holds_through_a_reload_of_systemd() -> Result<()> {
             node.run(&["systemctl", "daemon-reload"])?;
         }
         // Both: a limit that systemd does not know is gone at its next change to the scope.
-        let told = scope(&node, &container.id, "MemoryMax,CPUQuotaPerSecUSec")?;
+        let told = node.scope(&container.id, "MemoryMax,CPUQuotaPerSecUSec")?;
         assert!(told.contains("MemoryMax=100663296") && told.contains("CPUQuotaPerSecUSec=250ms"), "{told}");
         assert_eq!(fs::read_to_string(dir.join("memory.max"))?.trim_end(), "100663296");
         assert_eq!(fs::read_to_string(dir.join("cpu.max"))?.trim_end(), "25000 100000");
@@ -143,7 +124,7 @@ async fn an_update_holds_through_a_reload_of_systemd() -> Result<()> {
 
 #[tokio::test]
 async fn pods_outlive_containerd_and_their_shims_are_in_none_of_their_cgroups() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("outliving").run().await?;
     let container = pod.container("main").shell("exec sleep 1000").start().await?;
     let init = pid(&node, &container.id).await?;
@@ -163,7 +144,7 @@ async fn pods_outlive_containerd_and_their_shims_are_in_none_of_their_cgroups() 
 
 #[tokio::test]
 async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
-    let node = start().await?;
+    let node = Node::booted().await?;
     let pod = node.pod("forgotten").run().await?;
     let container = pod.container("main").shell("exec sleep 1000").start().await?;
     let failing = pod.container("failing").shell("exit 3").start().await?;
@@ -173,8 +154,8 @@ async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
     // A unit goes when systemd hears from the kernel that its cgroup is empty.
     let deadline = Instant::now() + patience(5);
     for id in ids {
-        while scope(&node, &id, "LoadState")?.trim_end() != "LoadState=not-found" {
-            assert!(Instant::now() < deadline, "{}", scope(&node, &id, "LoadState,ActiveState,SubState")?);
+        while node.scope(&id, "LoadState")?.trim_end() != "LoadState=not-found" {
+            assert!(Instant::now() < deadline, "{}", node.scope(&id, "LoadState,ActiveState,SubState")?);
             moment().await;
         }
     }
@@ -182,28 +163,23 @@ async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
 }
 
 #[tokio::test]
-async fn apparmor_confines_a_container_and_its_execs_and_a_lost_profile_starts_nothing() -> Result<()> {
-    const DEFAULT: &str = "cri-containerd.apparmor.d (enforce)";
-    let node = start().await?;
-    for handler in handlers() {
-        let pod = node.pod("confined").runtime(&handler).run().await?;
-        let container = pod.container("main").shell("exec sleep 1000").start().await?;
-        let current = fs::read_to_string(node.proc(pid(&node, &container.id).await?, "attr/current"))?;
-        assert_eq!(current.trim_end(), DEFAULT, "{handler}");
-        let exec = container.exec(["cat", "/proc/self/attr/current"]).await?;
-        assert_eq!(exec.stdout.trim_end(), DEFAULT, "{handler}");
-        pod.remove().await?;
+async fn the_oom_killer_spares_no_container_more_than_the_kubelet_does() -> Result<()> {
+    if config::under_test() == "runc" {
+        // It gives what is asked for.
+        return Ok(());
     }
-    // Past the CRI, which looks for the profile itself.
-    let task = node.task("lost", &["/probe", "sleep"]).set("/process/apparmorProfile", "curb-no-such-profile".into());
-    let refused = match task.create().await {
-        Err(status) => status,
-        Ok(task) => {
-            let status = task.start("").await.expect_err("it runs unconfined");
-            task.delete().await?;
-            status
-        }
-    };
-    assert!(refused.message().contains("apparmor"), "{refused}");
+    let node = Node::booted().await?;
+    let score = |pid: u32| Ok::<_, curb_tests::Error>(fs::read_to_string(node.proc(pid, "oom_score_adj"))?);
+    let task = node.task("spared", &["/probe", "sleep"]).set("/process/oomScoreAdj", (-1000).into()).start().await?;
+    assert_eq!(score(task.state("").await?.pid)?, "-997\n");
+    let mut asking = process(&["/probe", "sleep"]);
+    asking["oomScoreAdj"] = (-999).into();
+    task.add_exec("more", &asking).await?;
+    assert_eq!(score(task.start("more").await?)?, "-997\n");
+    task.kill("", Signal::SIGKILL).await?;
+    task.wait("more").await?;
+    task.delete_exec("more").await?;
+    task.wait("").await?;
+    task.delete().await?;
     node.expect_nothing_left().await
 }

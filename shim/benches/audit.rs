@@ -85,14 +85,18 @@ fn write() {
     };
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     let mut taken = Vec::new();
-    for _ in 0..times {
-        std::thread::sleep(pause());
-        let began = Instant::now();
-        for weight in work {
-            log.append(&event(), *weight).unwrap();
+    // As a daemon writes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..times {
+            tokio::time::sleep(pause()).await;
+            let began = Instant::now();
+            for weight in work {
+                log.append_async(&event(), *weight).await.unwrap();
+            }
+            taken.extend_from_slice(&u64::try_from(began.elapsed().as_nanos()).unwrap().to_le_bytes());
         }
-        taken.extend_from_slice(&u64::try_from(began.elapsed().as_nanos()).unwrap().to_le_bytes());
-    }
+    });
     std::io::stdout().write_all(&taken).unwrap();
 }
 

@@ -26,12 +26,14 @@ pub mod launch;
 pub mod rootfs;
 pub mod stdio;
 
+pub mod aside;
 pub mod audit;
 pub mod cgroup;
 pub mod children;
 pub mod events;
 pub mod idmap;
 pub mod leftovers;
+pub mod lsm;
 pub mod record;
 
 #[cfg(feature = "ctl")]

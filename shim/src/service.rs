@@ -20,12 +20,17 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use ttrpc::asynchronous::{Service as TtrpcService, TtrpcContext};
 
+use crate::audit::cut;
 use crate::error::TaskError;
+use crate::plain::plain;
 use crate::stdio::Endpoints;
 use crate::task::{Pod, Process, Status};
 
 /// Largest `Any` decoded from a request, in bytes; ttrpc's own limit is 4 MiB for the whole message.
 const MAX_JSON: usize = 4 << 20;
+
+/// The most bytes of what is wrong with it that are told: the text may be the request's own.
+const MAX_REASON: usize = 200;
 
 /// The service both task API versions are served by; their messages are the same.
 #[derive(Clone)]
@@ -57,8 +62,10 @@ fn json<T: serde::de::DeserializeOwned>(any: &Any, what: &str) -> Result<T, Task
     if any.value.len() > MAX_JSON {
         return Err(TaskError::InvalidArgument(format!("{what} is larger than {MAX_JSON} bytes")));
     }
-    serde_json::from_slice(&any.value)
-        .map_err(|error| TaskError::InvalidArgument(format!("{what} is malformed: {error}")))
+    serde_json::from_slice(&any.value).map_err(|error| {
+        let error = error.to_string();
+        TaskError::InvalidArgument(format!("{what} is malformed: {}", plain(cut(&error, MAX_REASON))))
+    })
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -85,17 +92,24 @@ impl Task for Service {
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Answer<Empty> {
-        let container = self.pod.get(&request.id)?;
-        let mut spec: oci_spec::runtime::Process = json(&request.spec, "the exec's process")?;
-        // What the request says of the terminal wins over the process it carries.
-        spec.set_terminal(Some(request.terminal));
-        let endpoints = Endpoints {
-            terminal: request.terminal,
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-        };
-        container.add_exec(&self.pod, &request.exec_id, spec, endpoints).await?;
+        let pod = Arc::clone(&self.pod);
+        detached(async move {
+            let container = pod.get(&request.id)?;
+            let mut spec: oci_spec::runtime::Process = match json(&request.spec, "the exec's process") {
+                Ok(spec) => spec,
+                Err(error) => return Err(container.refuse_unread("exec", error).await),
+            };
+            // What the request says of the terminal wins over the process it carries.
+            spec.set_terminal(Some(request.terminal));
+            let endpoints = Endpoints {
+                terminal: request.terminal,
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            };
+            container.add_exec(&pod, &request.exec_id, spec, endpoints).await
+        })
+        .await?;
         Ok(Empty::new())
     }
 
@@ -227,8 +241,11 @@ impl Task for Service {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Answer<Empty> {
         let pod = Arc::clone(&self.pod);
         detached(async move {
-            let resources = json(&request.resources, "the update's resources")?;
-            pod.get(&request.id)?.update(resources).await
+            let container = pod.get(&request.id)?;
+            match json(&request.resources, "the update's resources") {
+                Ok(resources) => container.update(resources).await,
+                Err(error) => Err(container.refuse_unread("update", error).await),
+            }
         })
         .await?;
         Ok(Empty::new())

@@ -20,7 +20,7 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed for the whole call and a null siginfo is what the kernel asks for a plain kill.
     let sent =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0) };
-    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    check(sent).map(drop)
 }
 
 /// The descriptor after standard error.
@@ -35,28 +35,22 @@ pub fn spawn_with_fds(mut command: Command, fds: [OwnedFd; 3]) -> io::Result<Chi
     let null = std::fs::File::open("/dev/null")?;
     // Holding 3 to 5 keeps the pipe that `Command` reports a failed exec through out of the places overwritten below,
     // and raising the descriptors keeps one of them from being overwritten before it is in place.
-    let mut places = Vec::with_capacity(fds.len());
-    let mut raised = Vec::with_capacity(fds.len());
-    for _ in &fds {
-        places.push(rustix::io::fcntl_dupfd_cloexec(&null, FIRST_EXTRA_FD)?);
-    }
-    for fd in &fds {
-        raised.push(rustix::io::fcntl_dupfd_cloexec(fd, AFTER_EXTRA_FDS)?);
-    }
+    let held = fds.iter().map(|_| rustix::io::fcntl_dupfd_cloexec(&null, FIRST_EXTRA_FD));
+    let _held = held.collect::<Result<Vec<_>, _>>()?;
+    let raised = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, AFTER_EXTRA_FDS));
+    let raised = raised.collect::<Result<Vec<_>, _>>()?;
     let install = move || {
         for (place, fd) in (FIRST_EXTRA_FD..).zip(&raised) {
             // SAFETY: dup2 takes no pointers; `fd` is open, owned by this closure, and at or above 6, so no earlier
             // round replaced it. What stands at `place` is a placeholder that ends with the exec.
-            if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            check(unsafe { libc::dup2(fd.as_raw_fd(), place) }.into())?;
         }
         // Whatever else this process holds is none of the program's business, marked close-on-exec or not.
         // SAFETY: the call takes no pointers and only marks descriptors, so those in use stay valid up to the exec.
         let marked = unsafe {
             libc::syscall(libc::SYS_close_range, AFTER_EXTRA_FDS, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
         };
-        if marked < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        check(marked).map(drop)
     };
     // SAFETY: between fork and exec `install` only makes two system calls and reads errno, which is async-signal-safe; it
     // neither allocates nor locks.
@@ -79,16 +73,8 @@ pub fn watch_shared_fd(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<Async
     watched.map_err(Into::into)
 }
 
-/// How a loop device treats its file.
-#[derive(Debug, Clone, Copy)]
-pub struct LoopFlags {
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Bypass the page cache.
-    pub direct_io: bool,
-}
-
 /// `struct loop_info64` of `linux/loop.h`.
+#[derive(Default)]
 #[repr(C)]
 struct LoopInfo {
     device: u64,
@@ -100,13 +86,14 @@ struct LoopInfo {
     encrypt_type: u32,
     encrypt_key_size: u32,
     flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
+    file_name: [[u8; 32]; 2],
+    crypt_name: [[u8; 32]; 2],
     encrypt_key: [u8; 32],
     init: [u64; 2],
 }
 
 /// `struct loop_config` of `linux/loop.h`.
+#[derive(Default)]
 #[repr(C)]
 struct LoopConfig {
     fd: u32,
@@ -119,9 +106,12 @@ struct LoopConfig {
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 /// `LOOP_CTL_GET_FREE`, Linux 3.1.
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
-const LO_FLAGS_READ_ONLY: u32 = 1;
-const LO_FLAGS_AUTOCLEAR: u32 = 4;
-const LO_FLAGS_DIRECT_IO: u32 = 16;
+/// Of [`configure_loop_device`]: refuse writes.
+pub const LO_FLAGS_READ_ONLY: u32 = 1;
+/// Of [`configure_loop_device`]: go when nobody holds the device.
+pub const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Of [`configure_loop_device`]: bypass the page cache.
+pub const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// The number of a loop device that is free at this moment; `control` is `/dev/loop-control`.
 pub fn free_loop_device(control: &std::fs::File) -> io::Result<u32> {
@@ -130,36 +120,14 @@ pub fn free_loop_device(control: &std::fs::File) -> io::Result<u32> {
     u32::try_from(number).map_err(|_| io::Error::last_os_error())
 }
 
-/// Puts the loop device `device` in front of `file` until nobody holds it; EBUSY when it is taken already.
-pub fn configure_loop_device(device: &std::fs::File, file: &std::fs::File, how: LoopFlags) -> io::Result<()> {
-    let mut flags = LO_FLAGS_AUTOCLEAR;
-    if how.read_only {
-        flags |= LO_FLAGS_READ_ONLY;
-    }
-    if how.direct_io {
-        flags |= LO_FLAGS_DIRECT_IO;
-    }
-    let info = LoopInfo {
-        device: 0,
-        inode: 0,
-        rdevice: 0,
-        offset: 0,
-        sizelimit: 0,
-        number: 0,
-        encrypt_type: 0,
-        encrypt_key_size: 0,
-        flags,
-        file_name: [0; 64],
-        crypt_name: [0; 64],
-        encrypt_key: [0; 32],
-        init: [0; 2],
-    };
+/// Puts the loop device `device` in front of `file`, with `LO_FLAGS_*`; EBUSY when it is taken already.
+pub fn configure_loop_device(device: &std::fs::File, file: &std::fs::File, flags: u32) -> io::Result<()> {
     let fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let config = LoopConfig { fd, block_size: 0, info, reserved: [0; 8] };
+    let config = LoopConfig { fd, info: LoopInfo { flags, ..LoopInfo::default() }, ..LoopConfig::default() };
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `config` is laid out as and which outlives the call;
     // a device of another kind refuses the request. Both descriptors are open for the whole call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check(result.into()).map(drop)
 }
 
 fn check(result: c_long) -> io::Result<c_long> {
@@ -222,26 +190,27 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes the mount that `mount` stands for read-only.
-pub fn mount_set_read_only(mount: impl AsFd) -> io::Result<()> {
-    mount_setattr(mount, false, MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+/// A change of a mount (mount_setattr(2)).
+#[derive(Debug, Clone, Copy)]
+pub enum MountChange<'a> {
+    /// It is made read-only.
+    ReadOnly,
+    /// How events travel to and from it: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` and `MS_UNBINDABLE`.
+    Propagation(u64),
+    /// The owners of what it shows are mapped by the mapping of this user namespace. It must not be attached yet.
+    IdMap(BorrowedFd<'a>),
 }
 
-/// Sets how events travel to and from the mount `mount` stands for: one of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` and
-/// `MS_UNBINDABLE`; `recursive` for the mounts below it as well.
-pub fn mount_set_propagation(mount: impl AsFd, propagation: u64, recursive: bool) -> io::Result<()> {
-    mount_setattr(mount, recursive, MountAttr { propagation, ..MountAttr::default() })
-}
-
-/// Maps the owners of what `mount` shows by the mapping of the user namespace `namespace`; `recursive` for the mounts
-/// below it as well. The mount must not be attached yet (mount_setattr(2), ID-mapped mounts).
-pub fn mount_set_id_map(mount: impl AsFd, namespace: impl AsFd, recursive: bool) -> io::Result<()> {
-    let userns_fd = namespace.as_fd().as_raw_fd().unsigned_abs().into();
-    let attr = MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() };
-    mount_setattr(mount, recursive, attr)
-}
-
-fn mount_setattr(mount: impl AsFd, recursive: bool, attr: MountAttr) -> io::Result<()> {
+/// Changes the mount that `mount` stands for; `recursive` with the mounts below it.
+pub fn change_mount(mount: impl AsFd, change: MountChange<'_>, recursive: bool) -> io::Result<()> {
+    let attr = match change {
+        MountChange::ReadOnly => MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() },
+        MountChange::Propagation(propagation) => MountAttr { propagation, ..MountAttr::default() },
+        MountChange::IdMap(namespace) => {
+            let userns_fd = namespace.as_raw_fd().unsigned_abs().into();
+            MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() }
+        }
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated literal, and `attr` is a live `struct mount_attr` of the size passed with it
     // that the kernel only reads.
@@ -411,6 +380,7 @@ const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_CGROUP_MAX_PROGS: usize = 64;
 
 /// `union bpf_attr` for `BPF_PROG_LOAD`, up to and with the program's name.
+#[derive(Default)]
 #[repr(C)]
 struct BpfLoad {
     prog_type: u32,
@@ -425,15 +395,6 @@ struct BpfLoad {
     prog_name: [u8; 16],
 }
 
-/// The same for `BPF_PROG_ATTACH`.
-#[repr(C)]
-struct BpfAttach {
-    target_fd: u32,
-    attach_bpf_fd: u32,
-    attach_type: u32,
-    attach_flags: u32,
-}
-
 /// The same for `BPF_OBJ_GET_INFO_BY_FD`.
 #[repr(C)]
 struct BpfInfoOf {
@@ -443,6 +404,7 @@ struct BpfInfoOf {
 }
 
 /// The same for `BPF_PROG_QUERY`.
+#[derive(Default)]
 #[repr(C)]
 struct BpfQuery {
     target_fd: u32,
@@ -452,6 +414,16 @@ struct BpfQuery {
     prog_ids: u64,
     prog_cnt: u32,
     padding: u32,
+}
+
+/// bpf(2); the answer is a descriptor or 0.
+///
+/// # Safety
+/// `attr` is laid out as the kernel's union for `command`, and what it points at is live and as long as it says.
+unsafe fn bpf<T>(command: c_long, attr: &mut T) -> io::Result<RawFd> {
+    // SAFETY: the size passed is that of `attr`, which is borrowed for the whole call; for the rest the caller answers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    RawFd::try_from(check(result)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Loads a device program of cgroup v2; each word of `code` is a `struct bpf_insn`.
@@ -464,34 +436,23 @@ pub fn bpf_load_cgroup_device(code: &[u64]) -> io::Result<OwnedFd> {
         insn_cnt: u32::try_from(code.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         insns: code.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
         prog_name: *b"curb_devices\0\0\0\0",
+        ..BpfLoad::default()
     };
-    let size = size_of::<BpfLoad>();
-    // SAFETY: `load` is laid out as the kernel's union for this command, of the size passed; it points at `insn_cnt` live
-    // instructions of 8 bytes and a NUL-terminated licence, both of which the kernel only reads.
-    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw mut load, size) })?;
-    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: `load` is laid out for this command; it points at `insn_cnt` live instructions of 8 bytes and a
+    // NUL-terminated licence, both of which the kernel only reads.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut load) }?;
     // SAFETY: the kernel opened this descriptor for us just now, close-on-exec, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Attaches a loaded program to the cgroup v2 directory `cgroup`, beside the programs it has.
 pub fn bpf_attach_cgroup_device(cgroup: impl AsFd, program: &OwnedFd) -> io::Result<()> {
-    let mut attach = BpfAttach {
-        target_fd: word(&cgroup.as_fd())?,
-        attach_bpf_fd: word(program)?,
-        attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: BPF_F_ALLOW_MULTI,
-    };
-    let size = size_of::<BpfAttach>();
-    // SAFETY: `attach` is laid out as the kernel's union for this command, of the size passed, and holds no pointer; both
-    // descriptors are borrowed for the whole call.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw mut attach, size) }).map(drop)
+    // To what, which, as what, and how.
+    let mut attach = [word(&cgroup.as_fd())?, word(program)?, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI];
+    // SAFETY: `attach` is laid out for this command and holds no pointer; both descriptors are borrowed for the whole
+    // call.
+    unsafe { bpf(BPF_PROG_ATTACH, &mut attach) }.map(drop)
 }
 
 /// Opens the program that has the number `id` on this machine.
@@ -500,11 +461,9 @@ pub fn bpf_attach_cgroup_device(cgroup: impl AsFd, program: &OwnedFd) -> io::Res
 /// ENOENT if there is none, EPERM without CAP_SYS_ADMIN.
 pub fn bpf_program(id: u32) -> io::Result<OwnedFd> {
     // Where to begin, where the next one is, and how to open it.
-    let attr = [id, 0, 0];
-    let size = size_of_val(&attr);
-    // SAFETY: `attr` is laid out as the kernel's union for this command, of the size passed, and holds no pointer.
-    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_GET_FD_BY_ID, attr.as_ptr(), size) })?;
-    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut attr = [id, 0, 0];
+    // SAFETY: `attr` is laid out for this command and holds no pointer.
+    let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
     // SAFETY: the kernel opened this descriptor for us just now, close-on-exec, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -515,10 +474,8 @@ pub fn bpf_program_identity(program: &OwnedFd) -> io::Result<(u32, [u8; 8])> {
     let mut info = [0u8; 16];
     let mut of =
         BpfInfoOf { bpf_fd: word(program)?, info_len: size_of_val(&info) as u32, info: (&raw mut info) as u64 };
-    let size = size_of::<BpfInfoOf>();
-    // SAFETY: `of` is laid out as the kernel's union for this command, of the size passed; it points at `info_len` live
-    // bytes the kernel may write.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut of, size) })?;
+    // SAFETY: `of` is laid out for this command; it points at `info_len` live bytes the kernel may write.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut of) }?;
     let [_, _, _, _, a, b, c, d, tag @ ..] = info;
     Ok((u32::from_ne_bytes([a, b, c, d]), tag))
 }
@@ -529,16 +486,13 @@ pub fn bpf_cgroup_devices(cgroup: impl AsFd) -> io::Result<Vec<u32>> {
     let mut query = BpfQuery {
         target_fd: word(&cgroup.as_fd())?,
         attach_type: BPF_CGROUP_DEVICE,
-        query_flags: 0,
-        attach_flags: 0,
         prog_ids: (&raw mut ids) as u64,
         prog_cnt: ids.len() as u32,
-        padding: 0,
+        ..BpfQuery::default()
     };
-    let size = size_of::<BpfQuery>();
-    // SAFETY: `query` is laid out as the kernel's union for this command, of the size passed; it points at `prog_cnt` live
-    // words the kernel may write, and the kernel writes the count back into `query`.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size) })?;
+    // SAFETY: `query` is laid out for this command; it points at `prog_cnt` live words the kernel may write, and the
+    // kernel writes the count back into `query`.
+    unsafe { bpf(BPF_PROG_QUERY, &mut query) }?;
     Ok(ids.into_iter().take(query.prog_cnt as usize).collect())
 }
 

@@ -152,27 +152,40 @@ fn refusal(log: &Log) -> String {
     curb::error::chain(&error)
 }
 
+/// How many times in a row a record is written.
+fn written(log: &Log, event: &Event, weight: Weight) -> usize {
+    (0..1000).take_while(|_| log.append(event, weight).is_ok()).count()
+}
+
+/// Takes all the room that is left on a file system.
+fn fill(place: &Path) {
+    std::fs::write(place.join("theirs"), vec![1; 8 << 20]).unwrap_err();
+}
+
+/// How many records there are, and torn lines among them, once there is room again.
+fn after_room_was_made(place: &Path, log: &Log) -> (u64, u64) {
+    std::fs::remove_file(place.join("theirs")).unwrap();
+    log.append(&event(), Weight::Permit).unwrap();
+    let report = verify(place);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    (report.records, report.recovered)
+}
+
 #[test]
 fn a_full_disk_stops_what_is_to_happen_and_what_has_happened_still_finds_room() {
     let mounted = Mounted::new("tmpfs", "size=4m");
     let place = mounted.path();
     let log = Log::new(settings(&place));
     log.append(&event(), Weight::Permit).unwrap();
-    std::fs::write(place.join("theirs"), vec![1; 8 << 20]).unwrap_err();
+    fill(&place);
     // The room that is there already may be used for anything, until what is kept is all there is.
     let long = event().with("text", "x".repeat(10_000));
-    let permitted = (0..1000).take_while(|_| log.append(&long, Weight::Permit).is_ok()).count();
+    let permitted = written(&log, &long, Weight::Permit);
     let why = refusal(&log);
     assert!(why.starts_with("the disk of the audit log ") && why.contains("is full: No space left"), "{why}");
     assert!((10..100).contains(&permitted), "{permitted} records were permitted on a full disk");
-    let reported = (0..1000).take_while(|_| log.append(&event(), Weight::Report).is_ok()).count();
-    assert_eq!(reported, 1000, "the room that is kept is too small");
-
-    std::fs::remove_file(place.join("theirs")).unwrap();
-    log.append(&event(), Weight::Permit).unwrap();
-    let report = verify(&place);
-    assert!(report.findings.is_empty(), "{:?}", report.findings);
-    assert_eq!((report.records, report.recovered), (permitted as u64 + 1003, 0));
+    assert_eq!(written(&log, &event(), Weight::Report), 1000, "the room that is kept is too small");
+    assert_eq!(after_room_was_made(&place, &log), (permitted as u64 + 1003, 0));
 }
 
 #[test]
@@ -181,17 +194,13 @@ fn a_disk_that_is_full_to_the_last_byte_tears_one_line_and_no_more() {
     let place = mounted.path();
     let log = Log::new(Settings { max_file: 64 << 20, ..settings(&place) });
     log.append(&event(), Weight::Permit).unwrap();
-    std::fs::write(place.join("theirs"), vec![1; 8 << 20]).unwrap_err();
+    fill(&place);
     let long = event().with("text", "x".repeat(10_000));
-    let reported = (0..1000).take_while(|_| log.append(&long, Weight::Report).is_ok()).count();
+    let reported = written(&log, &long, Weight::Report);
     assert!((50..500).contains(&reported), "{reported}");
     assert!(log.append(&long, Weight::Report).is_err());
-    std::fs::remove_file(place.join("theirs")).unwrap();
-    log.append(&event(), Weight::Permit).unwrap();
-    let report = verify(&place);
-    assert!(report.findings.is_empty(), "{:?}", report.findings);
     // Begun, the first, those reported, what was found torn, and the last.
-    assert_eq!((report.records, report.recovered), (reported as u64 + 4, 1));
+    assert_eq!(after_room_was_made(&place, &log), (reported as u64 + 4, 1));
 }
 
 #[test]

@@ -12,17 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api::{ConnectRequest, DeleteResponse, ShutdownRequest, StateRequest};
+use containerd_shim_protos::api::{CreateTaskRequest, DeleteResponse, ShutdownRequest, StateRequest};
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::types::introspection::RuntimeInfo;
-use containerd_shim_protos::{Client, TaskClient};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-curb-v1");
+mod shim;
+
+use shim::{Daemon, LOG, SHIM, address, alone, configure, context, left, refusals};
 
 /// A bundle, and the commands containerd would run for it.
 struct Bundle {
@@ -32,12 +30,7 @@ struct Bundle {
 
 impl Bundle {
     fn new(id: &'static str, annotations: &str) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "the tests of the verbs need root: they make mount namespaces");
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        for place in ["/run", "/var/lib", "/var/log"] {
-            mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        }
+        alone();
         let state = tempfile::tempdir().unwrap();
         let bundle = Bundle { state, id };
         fs::create_dir(bundle.path()).unwrap();
@@ -80,50 +73,6 @@ impl Bundle {
         assert_eq!(output.stderr, b"", "one byte on standard error corrupts the reply");
         output
     }
-}
-
-/// A daemon that is ended with the test.
-struct Daemon {
-    client: TaskClient,
-    socket: PathBuf,
-    pid: Pid,
-}
-
-impl Daemon {
-    fn connect(address: &str) -> Self {
-        let client = TaskClient::new(Client::connect(address).unwrap());
-        let request = ConnectRequest { id: "nobody".into(), ..Default::default() };
-        let answer = client.connect(context(), &request).unwrap();
-        let pid = Pid::from_raw(answer.shim_pid.try_into().unwrap());
-        Daemon { client, socket: address.strip_prefix("unix://").unwrap().into(), pid }
-    }
-
-    fn has_ended_within(&self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
-        while Instant::now() < until {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-            if stat.is_empty() || stat.contains(") Z ") {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
-    }
-}
-
-fn context() -> ttrpc::context::Context {
-    ttrpc::context::with_duration(Duration::from_secs(5))
-}
-
-fn address(output: &Output) -> String {
-    let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    reply["address"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -177,9 +126,64 @@ fn a_bad_start_says_why_and_fails() {
     fs::write(bundle.path().join("config.json"), "{").unwrap();
     let output = bundle.run(&["start"], b"");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json is malformed"));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("config.json is malformed") && told.contains("(audit record 1)"), "{told}");
+    let refused = refusals(Path::new(LOG)).pop().unwrap();
+    assert_eq!((refused["seq"].as_u64(), refused["container.id"].as_str()), (Some(1), Some("bad")));
+    assert!(refused["curb.denials"][0].as_str().unwrap().starts_with("invalid-spec: the bundle's config.json"));
     let output = bundle.run(&["-nonsense", "start"], b"");
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown flag -nonsense"));
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused_in_one_sentence_and_on_record() {
+    let bundle = Bundle::new("unread", "");
+    configure("");
+    let daemon = Daemon::connect(&address(&bundle.start(b"")));
+    let refusal = |spec: &serde_json::Value| {
+        fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
+        let bundle = bundle.path().to_str().unwrap().to_owned();
+        let request = CreateTaskRequest { id: "unread".into(), bundle, ..Default::default() };
+        match daemon.client.create(context(), &request).unwrap_err() {
+            ttrpc::Error::RpcStatus(status) => {
+                assert_eq!(status.code(), ttrpc::Code::FAILED_PRECONDITION, "{}", status.message());
+                status.message().to_owned()
+            }
+            other => panic!("{other}"),
+        }
+    };
+    let check = |log: &Path, sentence: &str, rule: &str| {
+        assert!(sentence.starts_with(&format!("curb refuses {rule}: ")), "{sentence}");
+        assert!(sentence.chars().count() <= 200 && sentence.chars().all(|c| !c.is_control()), "{sentence}");
+        let record = refusals(log).pop().unwrap();
+        assert!(sentence.ends_with(&format!("(audit record {})", record["seq"])), "{sentence} is not {record}");
+        assert_eq!((&record["container.id"], &record["curb.operation"]), (&"unread".into(), &"create".into()));
+        let denial = record["curb.denials"][0].as_str().unwrap();
+        assert!(denial.starts_with(rule) && denial.len() < 400 && !denial.contains(['\n', '\u{1b}']), "{denial}");
+        record
+    };
+    let hostile = format!("\u{1b}[2J\n{}", "x".repeat(100_000));
+    let log = Path::new(LOG);
+    check(log, &refusal(&serde_json::json!({ "ociVersion": "1.2.0", "process": &hostile })), "invalid-spec");
+    let action = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "seccomp": { "defaultAction": hostile } } });
+    check(log, &refusal(&action), "invalid-seccomp");
+
+    // The log is elsewhere, which only a configuration that can be read tells.
+    fs::write("/etc/curb/config.toml", "audit.path = \"/var/log/site/curb.jsonl\"\n").unwrap();
+    let site = Path::new("/var/log/site/curb.jsonl");
+    let record = check(site, &refusal(&action), "invalid-seccomp");
+    assert!(record["curb.config.sha256"].is_string());
+    let whole = serde_json::json!({ "ociVersion": "1.2.0", "root": { "path": "rootfs" } });
+    for broken in ["/etc/curb/config.d/1.toml", "/etc/curb/config.toml"] {
+        fs::write(broken, "mode = \n").unwrap();
+        let sentence = refusal(&whole);
+        let record = check(site, &sentence, "node-configuration");
+        assert!(sentence.contains("1.toml line 1") || broken.ends_with("config.toml"), "{sentence}");
+        assert!(record.get("curb.config.sha256").is_none());
+    }
+    let told = fs::read_to_string("/run/curb/test/unread.json").unwrap();
+    assert!(told.contains("\"refused\"") && told.contains("node-configuration"), "{told}");
+    assert_eq!(refusals(log).len(), 2);
 }
 
 #[test]
@@ -304,28 +308,6 @@ fn delete_outwaits_what_a_dead_daemon_left_making_a_container() {
     assert!(bundle.run(&["-bundle", path.to_str().unwrap(), "delete"], b"").status.success());
     assert!(began.elapsed() < Duration::from_secs(5) && !dir.exists());
     drop(stuck);
-}
-
-/// What a pod that never was may not leave: files below `/run`, and processes of its bundle.
-fn left(bundle: &Path) -> Vec<String> {
-    let mut left = Vec::new();
-    let mut dirs = vec![PathBuf::from("/run")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            match entry.file_type().unwrap().is_dir() {
-                true => dirs.push(entry.path()),
-                false => left.push(entry.path().display().to_string()),
-            }
-        }
-    }
-    let name = bundle.to_str().unwrap().as_bytes();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if command.split(|byte| *byte == 0).any(|word| word == name) {
-            left.push(String::from_utf8_lossy(&command).into_owned());
-        }
-    }
-    left
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Scratch {
         let name = format!("/curb-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let cgroup = Cgroup::of(Some(&name), "unused").expect("name a cgroup");
         let scratch = Self { cgroup, children: Vec::new() };
-        scratch.cgroup.create(None, &LinuxResources::default()).await.expect("create");
+        scratch.cgroup.create(None, &LinuxResources::default(), &[]).await.expect("create");
         scratch.nest("");
         scratch
     }
@@ -349,7 +349,7 @@ async fn memory_that_runs_out_above_is_not_blamed_on_a_container_that_lost_nothi
     let named = |name: &str| Cgroup::of(Some(&format!("{}/{name}", pod.cgroup.path())), "unused").expect("name");
     let (idle, greedy) = (named("idle"), named("greedy"));
     for cgroup in [&idle, &greedy] {
-        cgroup.create(None, &LinuxResources::default()).await.expect("hand the controllers down");
+        cgroup.create(None, &LinuxResources::default(), &[]).await.expect("hand the controllers down");
     }
     let mut idle_watch = idle.oom_watch().expect("watch");
     let mut greedy_watch = greedy.oom_watch().expect("watch");

@@ -126,6 +126,44 @@ fn cgroup_value(record: &Record, controller: &str, v1_file: &str, v2_file: &str)
 }
 
 #[tokio::test]
+async fn what_judged_a_container_is_told_and_why_it_was_refused() {
+    let reporter = Reporter::start();
+    let mut record = Record::new("k8s.io", "a", Verdict::Refuse, Mode::Audit, SystemTime::UNIX_EPOCH);
+    record.profile = Some("gpu".into());
+    record.policy_digest = Some("5f".repeat(32));
+    record.config_digest = Some("6e".repeat(32));
+    record.denials = vec![record::Denial { rule: "run-as-root".into(), found: "uid 0".into(), fix: "another".into() }];
+    record.filters.warnings = vec!["io_uring_setup".into()];
+    record.cgroup_paths.insert("pids".into(), "/kubepods/a".into());
+    record.controls = Some(record::Controls {
+        net_bind_service: true,
+        masked_paths: vec!["/proc/own".into()],
+        pod_filters: 2,
+        limits_max: record::Limits { pids: Some(1024), ..record::Limits::default() },
+        ..record::Controls::default()
+    });
+    reporter.store.write(&record).unwrap();
+    let agent = reporter.client().await.get_agent(get("a")).await.unwrap().into_inner();
+    assert_eq!(
+        (agent.profile.as_str(), agent.policy_sha256, agent.config_sha256),
+        ("gpu", "5f".repeat(32), "6e".repeat(32))
+    );
+    let denial = v1::Denial { rule: "run-as-root".into(), found: "uid 0".into(), fix: "another".into() };
+    assert_eq!((agent.denials, agent.filters.unwrap().warnings), (vec![denial], vec!["io_uring_setup".to_owned()]));
+    assert_eq!(agent.cgroup_paths.get("pids").map(String::as_str), Some("/kubepods/a"));
+    let controls = agent.controls.unwrap();
+    assert!(controls.net_bind_service && !controls.root_allowed);
+    assert_eq!((controls.pod_filters, controls.masked_paths), (2, vec!["/proc/own".to_owned()]));
+    assert_eq!(controls.limits_max.unwrap().pids, Some(1024));
+
+    // Of a configuration that could not be read nothing is known.
+    reporter.store.write(&Record::new("k8s.io", "b", Verdict::Refuse, Mode::Enforce, SystemTime::UNIX_EPOCH)).unwrap();
+    let agent = reporter.client().await.get_agent(get("b")).await.unwrap().into_inner();
+    assert_eq!((agent.profile, agent.policy_sha256, agent.config_sha256), Default::default());
+    assert_eq!((agent.controls, agent.denials), (None, Vec::new()));
+}
+
+#[tokio::test]
 async fn a_running_container_is_told_with_what_the_kernel_says_now() {
     let reporter = Reporter::start();
     let sleep = Process::sleep();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use curb::cgroup::{Cgroup, CgroupError, Version, host_version};
+use curb::policy::UnitProperty;
 use oci_spec::runtime::LinuxResources;
 use serde_json::json;
 
@@ -88,7 +89,8 @@ async fn limits_and_device_program_outlast_a_reload_of_systemd() {
         "pids": { "limit": 33 },
         "unified": { "memory.high": "50331648", "memory.oom.group": "1" },
     }));
-    scratch.cgroup.create(Some(scratch.pid()), &asked).await.expect("create");
+    let wishes = [UnitProperty::TimeoutStopUSec(7_000_000), UnitProperty::CollectMode("inactive-or-failed")];
+    scratch.cgroup.create(Some(scratch.pid()), &asked, &wishes).await.expect("create");
     assert!(scratch.cgroup.contains(scratch.pid()), "the process is not in its scope");
     let program = scratch.cgroup.confine_devices(None).expect("confine").expect("a program");
     let limits = scratch.cgroup.limit(&asked).await.expect("limit");
@@ -104,6 +106,8 @@ async fn limits_and_device_program_outlast_a_reload_of_systemd() {
         ("CPUQuotaPerSecUSec", "130ms"),
         ("Delegate", "yes"),
         ("DefaultDependencies", "no"),
+        ("TimeoutStopUSec", "7s"),
+        ("CollectMode", "inactive-or-failed"),
     ] {
         assert_eq!(scratch.property(property), value, "{property}");
     }
@@ -133,7 +137,7 @@ async fn a_kill_for_want_of_memory_is_known_after_systemd_removed_the_scope() {
     let mut greedy = Scratch::running("oom", "greedy", "exec tail /dev/zero");
     let asked = resources(json!({ "memory": { "limit": 16 * MIB, "swap": 16 * MIB } }));
     for scratch in [&idle, &greedy] {
-        scratch.cgroup.create(Some(scratch.pid()), &asked).await.expect("create");
+        scratch.cgroup.create(Some(scratch.pid()), &asked, &[]).await.expect("create");
         scratch.cgroup.limit(&asked).await.expect("limit");
     }
     let mut idle_watch = idle.cgroup.oom_watch().expect("watch");
@@ -167,10 +171,10 @@ async fn a_failed_unit_of_the_same_name_is_forgotten() {
     while scratch.property("ActiveState") != "failed" {
         tokio::task::yield_now().await;
     }
-    scratch.cgroup.create(Some(scratch.pid()), &LinuxResources::default()).await.expect("create");
+    scratch.cgroup.create(Some(scratch.pid()), &LinuxResources::default(), &[]).await.expect("create");
     assert_eq!(scratch.property("ActiveState"), "active");
     // Taken by a living one it stays that one's.
-    let taken = scratch.cgroup.create(Some(scratch.pid()), &LinuxResources::default()).await;
+    let taken = scratch.cgroup.create(Some(scratch.pid()), &LinuxResources::default(), &[]).await;
     assert!(matches!(taken, Err(CgroupError::Systemd { step: "start", .. })), "{taken:?}");
 }
 
@@ -181,7 +185,7 @@ async fn a_scope_without_a_process_is_refused_before_systemd_is_asked() {
     }
     let scratch = Scratch::new("empty");
     for process in [None, Some(0)] {
-        let refused = scratch.cgroup.create(process, &LinuxResources::default()).await;
+        let refused = scratch.cgroup.create(process, &LinuxResources::default(), &[]).await;
         assert!(matches!(refused, Err(CgroupError::Invalid(_))), "{refused:?}");
     }
     assert!(!scratch.cgroup.exists());

@@ -84,6 +84,8 @@ fn here(dir: &Path, cgroup: &str) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(dir.join("log"))?;
     answer(&Reply::Ready { init: 1 })?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(supervise())?;
+    // What a failed test left there may be deaf to the signal systemd would send it first.
+    cgroups.kill();
     if let Some(slice) = cgroups.slice() {
         Command::new("systemctl").args(["--quiet", "stop", slice]).status()?;
     }

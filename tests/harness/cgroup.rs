@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{config, patience};
+use crate::patience;
 
 /// A cgroup of the machine that belongs to one node. Nothing makes it but the containers' runtimes.
 #[derive(Debug)]
@@ -49,11 +49,11 @@ impl CgroupParent {
         self.slice.as_ref().map_or_else(|| self.name.clone(), |slice| format!("/{slice}"))
     }
 
-    /// The `cgroupsPath` of container `id` that no pod is made for. runc has to be told of systemd by an option.
+    /// The `cgroupsPath` of container `id` that no pod is made for.
     pub fn of_spec(&self, id: &str) -> String {
         match &self.slice {
-            Some(slice) if config::under_test() != "runc" => format!("{slice}:cri-containerd:{id}"),
-            _ => format!("{}/{id}", self.name),
+            Some(slice) => format!("{slice}:cri-containerd:{id}"),
+            None => format!("{}/{id}", self.name),
         }
     }
 
@@ -86,6 +86,13 @@ impl CgroupParent {
                     let _ = fs::write(child.join(file), word);
                 }
             }
+        }
+    }
+
+    /// Ends every process below it, where the kernel has a file for it: cgroup v2.
+    pub fn kill(&self) {
+        for dir in self.directories() {
+            let _ = fs::write(dir.join("cgroup.kill"), "1");
         }
     }
 

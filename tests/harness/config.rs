@@ -83,6 +83,13 @@ pub fn under_test() -> String {
     env::var("UNDER_TEST").unwrap_or_else(|_| "curb".to_owned())
 }
 
+/// runc and, when it is another, the handler under test.
+pub fn handlers() -> Vec<String> {
+    let mut handlers = vec!["runc".to_owned(), under_test()];
+    handlers.dedup();
+    handlers
+}
+
 /// containerd's name of a handler's runtime.
 pub fn runtime_type(handler: &str) -> String {
     match handler {

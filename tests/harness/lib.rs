@@ -13,6 +13,7 @@
 // A test that meets an unexpected state should stop right there and say so.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod booted;
 pub mod cgroup;
 pub mod config;
 pub mod cri;

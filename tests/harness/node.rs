@@ -201,6 +201,21 @@ impl Node {
         if status == 0 { Ok(output) } else { Err(format!("{argv:?} ended with {status}: {output}").into()) }
     }
 
+    /// Runs `curbctl` in the node: its status and what it said.
+    pub fn curbctl(&self, args: &[&str]) -> Result<(i32, String)> {
+        let curbctl = config::shim_dir()?.join("curbctl");
+        if !curbctl.exists() {
+            return Err(
+                format!("{} is missing: cargo build -p curb --bin curbctl --features ctl", curbctl.display()).into()
+            );
+        }
+        let curbctl = curbctl.to_string_lossy();
+        let argv: Vec<&str> = std::iter::once(curbctl.as_ref()).chain(args.iter().copied()).collect();
+        let name = format!("curbctl-{}", self.unique());
+        let status = self.wait(self.spawn(&name, &argv)?)?;
+        Ok((status, self.log(&name)))
+    }
+
     /// Waits for a process this node spawned; the status, or 128 plus the signal that ended it.
     pub fn wait(&self, pid: u32) -> Result<i32> {
         match self.ask(&Request::Wait { pid: pid.cast_signed() })? {

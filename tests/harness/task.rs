@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::shim::oci::Options as RuncOptions;
 use nix::sys::signal::Signal;
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -24,6 +26,7 @@ use crate::{Node, Result, config};
 pub const NAMESPACE: &str = "default";
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+const OPTIONS_URL: &str = "containerd.runc.v1.Options";
 const RESOURCES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 type Answer<T> = Result<T, tonic::Status>;
@@ -160,6 +163,14 @@ impl<'n> TaskBuilder<'n> {
         let request = CreateContainerRequest { container: Some(container) };
         ContainersClient::new(channel.clone()).create(within(NAMESPACE, request)).await?;
 
+        // runc has to be told of systemd, which Curb recognises by the path.
+        let systemd = self.runtime == "runc" && node.cgroups().slice().is_some();
+        let runtime_options = systemd.then(|| {
+            let options = RuncOptions { systemd_cgroup: true, ..Default::default() };
+            let value = options.write_to_bytes().map_err(|error| failed(error.into()))?;
+            Ok::<_, tonic::Status>(Any { type_url: OPTIONS_URL.to_owned(), value })
+        });
+        let runtime_options = runtime_options.transpose()?;
         let layers = node.scratch(&format!("task-{id}")).map_err(failed)?;
         let (upper, work) = (layers.join("upper"), layers.join("work"));
         for dir in [&upper, &work] {
@@ -189,7 +200,7 @@ impl<'n> TaskBuilder<'n> {
             stdin,
             stdout,
             stderr,
-            options: None,
+            options: runtime_options,
         };
         let created = TasksClient::new(channel.clone()).create(within(NAMESPACE, request)).await;
         if let Err(status) = created {

@@ -5,7 +5,7 @@ NODE_SUITE=trixie
 # Where the node has what $CURB_CACHE has here.
 NODE_CACHE=/var/cache/curb-tests
 NODE_PACKAGES=(
-    systemd systemd-sysv udev dbus linux-image-cloud-amd64 kmod
+    systemd systemd-sysv udev dbus linux-image-amd64 kmod
     selinux-policy-default policycoreutils selinux-utils
     runc apparmor containernetworking-plugins iproute2 procps busybox-static ca-certificates
 )
@@ -25,7 +25,7 @@ suite_root() {
     local variant=$1 dir=$2 uri keyring packages
     packages=$(IFS=,; echo "${*:3}")
     read -r uri keyring < <(debian_archive)
-    # INITRD=No: what the kernel needs to mount its root is built in.
+    # INITRD=No: make_initrd makes a smaller one.
     INITRD=No quietly mmdebstrap --mode=root --format=directory --variant="$variant" --include="$packages" \
         --keyring="$keyring" --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -51,14 +51,14 @@ qemu() {
     timeout --foreground --kill-after=5 "$limit" \
         "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" \
         "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" \
-        -nodefaults -no-user-config -display none -no-reboot "${@:2}"
+        -nodefaults -no-user-config -display none "${@:2}"
 }
 
 # Keyed by all that makes it, so a changed file of tests/node/root or package list makes a new one.
 node_dir() {
     local digest
     digest=$({
-        declare -f fill_node label_node
+        declare -f fill_node make_initrd label_node
         echo "$(node_packages_dir)" "${NODE_WITHOUT[@]}" "$CURB_CONTAINERD_OLD" "$CURB_CONTAINERD_NEW"
         cd "$CURB_ROOT/tests/node/root" && find . -type f -printf '%m %p\n' -exec sha256sum {} +
     } | sort | sha256sum)
@@ -95,6 +95,7 @@ fill_node() {
     cp -a "$packages" "$root"
     cp -L "$root/vmlinuz" "$out/vmlinuz"
     rm -rf "$root"/boot/*
+    make_initrd "$root" "$out/initrd"
     for unit in "${NODE_WITHOUT[@]}"; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
     # With an id of its own and no password for root, a boot is neither a first one nor a locked one.
     sha256sum <<<"$out" | cut -c1-32 >"$root/etc/machine-id"
@@ -110,6 +111,31 @@ fill_node() {
     truncate -s 8G "$out/root.img"
     quietly mkfs.ext4 -q -E root_owner=0:0 -d "$root" "$out/root.img"
     rm -rf "$root"
+}
+
+# The distribution's kernel has the drivers of its root's disk as modules: this loads them, and is gone.
+make_initrd() {
+    local root=$1 out=$2 kernel driver module
+    kernel=$(ls "$root/usr/lib/modules")
+    mkdir -p "$out.d"/{bin,dev,proc,root}
+    cp "$root/bin/busybox" "$out.d/bin/"
+    {
+        echo '#!/bin/busybox sh'
+        for driver in nvme ext4; do chroot "$root" modprobe --set-version "$kernel" --show-depends "$driver"; done |
+            while read -r _ module; do
+                "$root/bin/busybox" xzcat "$root$module" >"$out.d/${module##*/}"
+                echo "/bin/busybox insmod /${module##*/}"
+            done
+        cat <<'INIT'
+/bin/busybox mount -t devtmpfs dev /dev
+while ! /bin/busybox mount -t ext4 /dev/nvme0n1 /root 2>/dev/null; do /bin/busybox usleep 20000; done
+/bin/busybox umount /dev
+exec /bin/busybox switch_root /root /sbin/init
+INIT
+    } >"$out.d/init"
+    chmod +x "$out.d/init"
+    (cd "$out.d" && find . | "$root/bin/busybox" cpio -o -H newc -R 0:0) >"$out" 2>/dev/null
+    rm -rf "$out.d"
 }
 
 # Gives each file the SELinux label it has on a node, so that one booted with SELinux need not do it first.
@@ -138,7 +164,7 @@ node_accelerator() {
     if [[ ! -e $known || $(<"$known") != "$boot "* ]]; then
         log=$(mktemp)
         if [[ -w /dev/kvm ]]; then
-            qemu 20 -accel kvm -cpu host -m 512 -kernel "$(node_dir)/vmlinuz" -append "console=ttyS0 panic=-1" \
+            qemu 20 -accel kvm -cpu host -no-reboot -m 512 -kernel "$(node_dir)/vmlinuz" -append "console=ttyS0 panic=-1" \
                 -serial "file:$log" >/dev/null 2>&1 </dev/null || true
             grep -q 'Kernel panic' "$log" && accelerator=kvm
         fi
@@ -159,12 +185,12 @@ boot_node() {
         # A plain CPU is emulated faster than one with all there is.
         [tcg]="-accel tcg,thread=multi -cpu Nehalem"
     )
-    # NVMe is built into the kernel, so there is no initrd; virtio-blk is a module, so names never swap.
+    # Two drivers for the two disks, so names never swap.
     # shellcheck disable=SC2086
     TMPDIR=/var/tmp qemu "$limit" ${machine[$accelerator]} -machine q35,sata=off,smbus=off,usb=off -smp 2 -m 3072 \
-        -kernel "$dir/vmlinuz" \
+        -kernel "$dir/vmlinuz" -initrd "$dir/initrd" \
         -append "root=/dev/nvme0n1 rw console=ttyS0 panic=-1 TERM=dumb systemd.show_status=0 net.ifnames=0 \
-mitigations=off cryptomgr.notests $kernel_arguments" \
+mitigations=off cryptomgr.notests syscall.x32=y $kernel_arguments" \
         -drive "if=none,id=root,format=raw,snapshot=on,file=$dir/root.img" -device nvme,serial=root,drive=root \
         -drive "if=none,id=curb,format=raw,readonly=on,file=$payload" -device virtio-blk,drive=curb \
         -device virtio-rng -device virtio-serial "${@:4}"

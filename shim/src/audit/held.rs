@@ -72,6 +72,7 @@ impl<'a> Held<'a> {
             return Ok(());
         }
         let current = self.prepare()?;
+        self.settings.remember()?;
         self.make_room(&current, Weight::Step)?;
         // Saved with the record.
         self.state = Some(State { config, ..self.state()?.clone() });

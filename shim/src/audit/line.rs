@@ -122,10 +122,13 @@ pub(super) fn write(event: &Event, state: &State, now: SystemTime) -> serde_json
         line = encode(event.name, attributes, &time, state)?;
     }
     let mac = state.key.mac(&line);
-    line.extend_from_slice(BEFORE_MAC);
-    line.extend_from_slice(hex::encode(&mac).as_bytes());
-    line.extend_from_slice(b"\"}\n");
+    line.extend_from_slice(&end_of(&mac));
     Ok((line, mac))
+}
+
+/// How a line with this MAC ends.
+pub(super) fn end_of(mac: &Mac) -> Vec<u8> {
+    [BEFORE_MAC, hex::encode(mac).as_bytes(), b"\"}\n"].concat()
 }
 
 /// What the MAC is of.

@@ -1,12 +1,9 @@
 //! The log and its lock: many processes write, one at a time.
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
@@ -14,19 +11,16 @@ use super::files::{open_or_make, open_trusted};
 use super::held::{Held, Weight};
 use super::key::{Key, LENGTH, same};
 use super::line::{Event, Link};
+use super::lock::Lock;
 use super::settings::Settings;
 use super::state::{self, State};
 use crate::hex;
-
-/// By how much less is waited for a lock that was waited for in vain.
-const HURRY: u32 = 20;
 
 /// The log of a node. Holds no file open and no key in memory between two records.
 #[derive(Debug)]
 pub struct Log {
     settings: Settings,
-    /// Whether the lock was waited for in vain: who writes several records in a row waits for it only once.
-    hurried: AtomicBool,
+    lock: Lock,
 }
 
 /// Where the log ends, signed with the key that is next: with it a verifier finds records cut off the end.
@@ -70,31 +64,10 @@ impl Head {
     }
 }
 
-/// How long to wait before the lock is tried again: its end is no event anybody could wait for within a time.
-struct Waiting<'a> {
-    log: &'a Log,
-    patience: Duration,
-    begun: Instant,
-    pause: Duration,
-}
-
-impl Waiting<'_> {
-    fn pause(&mut self) -> Result<Duration, AuditError> {
-        let left = self.patience.checked_sub(self.begun.elapsed()).filter(|left| !left.is_zero());
-        let Some(left) = left else {
-            self.log.hurried.store(true, Ordering::Relaxed);
-            return Err(AuditError::Locked { path: self.log.settings.state.clone() });
-        };
-        let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(Duration::from_millis(10));
-        Ok(pause)
-    }
-}
-
 impl Log {
     /// The log `settings` describe.
     pub fn new(settings: Settings) -> Self {
-        Log { settings, hurried: AtomicBool::new(false) }
+        Log { settings, lock: Lock::default() }
     }
 
     /// How it is kept.
@@ -107,10 +80,12 @@ impl Log {
     /// # Errors
     /// [`AuditError`]; the record is then not acknowledged, though it may be there.
     pub fn append(&self, event: &Event, weight: Weight) -> Result<u64, AuditError> {
-        let (state, mut waiting) = (self.open_state()?, self.waiting());
-        while !self.try_lock(&state, FlockOperation::NonBlockingLockExclusive)? {
-            std::thread::sleep(waiting.pause()?);
-        }
+        let state = loop {
+            let taken = self.lock.take_here(self.open_state()?, self.settings.patience, false);
+            if let Some(state) = self.checked(taken)? {
+                break state;
+            }
+        };
         Held::new(&self.settings, state)?.append(event, weight)
     }
 
@@ -141,10 +116,8 @@ impl Log {
             Err(AuditError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        let mut waiting = self.waiting();
-        while !self.try_lock(&file, FlockOperation::NonBlockingLockShared)? {
-            std::thread::sleep(waiting.pause()?);
-        }
+        let taken = self.lock.take_here(file, self.settings.patience, true).map_err(AuditError::io("lock", path))?;
+        let file = taken.ok_or_else(|| self.locked())?;
         Ok(state::load(&file).map_err(AuditError::io("read", path))?.as_ref().map(Head::of))
     }
 
@@ -153,28 +126,25 @@ impl Log {
     }
 
     async fn hold(&self) -> Result<Held<'_>, AuditError> {
-        let (state, mut waiting) = (self.open_state()?, self.waiting());
-        while !self.try_lock(&state, FlockOperation::NonBlockingLockExclusive)? {
-            tokio::time::sleep(waiting.pause()?).await;
-        }
-        Held::new(&self.settings, state)
-    }
-
-    fn waiting(&self) -> Waiting<'_> {
-        let divisor = if self.hurried.load(Ordering::Relaxed) { HURRY } else { 1 };
-        let patience = self.settings.patience / divisor;
-        Waiting { log: self, patience, begun: Instant::now(), pause: Duration::from_micros(200) }
-    }
-
-    /// Takes the lock, unless another has it.
-    fn try_lock(&self, state: &File, how: FlockOperation) -> Result<bool, AuditError> {
-        match flock(state, how) {
-            Ok(()) => {
-                self.hurried.store(false, Ordering::Relaxed);
-                Ok(true)
+        loop {
+            let taken = self.lock.take(self.open_state()?, self.settings.patience).await;
+            if let Some(state) = self.checked(taken)? {
+                return Held::new(&self.settings, state);
             }
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(AuditError::io("lock", &self.settings.state)(error.into())),
         }
+    }
+
+    /// The locked file, unless another was put in its place meanwhile.
+    fn checked(&self, taken: io::Result<Option<File>>) -> Result<Option<File>, AuditError> {
+        let path = &self.settings.state;
+        let file = taken.map_err(AuditError::io("lock", path))?.ok_or_else(|| self.locked())?;
+        let held = file.metadata().map_err(AuditError::io("look at", path))?;
+        let there = std::fs::symlink_metadata(path);
+        let same = there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()));
+        Ok(same.then_some(file))
+    }
+
+    fn locked(&self) -> AuditError {
+        AuditError::Locked { path: self.settings.state.clone() }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::held::Held;
 use super::key::Digest;
-use super::line::{Event, Line, MAX_LINE};
+use super::line::{self, Event, Line, MAX_LINE};
 use super::state::State;
 use super::{AuditError, own};
 
@@ -19,27 +20,37 @@ impl Held<'_> {
         loop {
             let length = current.metadata().map_err(look)?.len();
             let known = self.state()?.offset;
-            if length == known {
+            if length == known && self.ends_as_known(current).map_err(look)? {
                 return Ok(());
             }
-            if length < known {
-                self.state = Some(State { offset: length, reserved: 0, ..self.state()?.clone() });
-                let event = Event::new(own::RECOVERED).with("reason", "missing").with("bytes", known - length);
-                return self.write(current, &event).map(drop);
+            if length <= known {
+                let whole = length < known && (length == 0 || read_byte(current, length - 1).map_err(look)? == b'\n');
+                let from = if whole { length } else { last_line(current, length).map_err(look)? };
+                return self.tell(current, "missing", from..length, known - from);
             }
             let Some(after) = self.take_up(current, known).map_err(look)? else {
-                return self.tell_foreign(current, known, length);
+                return self.tell(current, "foreign", known..length, length - known);
             };
             self.save(after, false)?;
         }
     }
 
-    /// Records what stands in the file from `known` on and is no record of ours.
-    fn tell_foreign(&mut self, current: &File, known: u64, length: u64) -> Result<(), AuditError> {
+    /// Whether the file ends with the record that the state was saved after. After a power cut the state and the file's
+    /// length may be on the disk, and zeros where the records left to the next sync were.
+    fn ends_as_known(&self, current: &File) -> io::Result<bool> {
+        let state = self.state.as_ref().filter(|state| state.offset > 0);
+        let Some(expected) = state.map(|state| line::end_of(&state.prev)) else { return Ok(true) };
+        let mut end = vec![0; expected.len()];
+        let at = state.map_or(0, |state| state.offset).checked_sub(end.len() as u64);
+        Ok(at.map(|at| current.read_exact_at(&mut end, at)).transpose()?.is_some() && end == expected)
+    }
+
+    /// Records that `bytes` are not as they were left, and that `doubtful`, the end of the file, is no record of ours.
+    fn tell(&mut self, current: &File, reason: &str, doubtful: Range<u64>, bytes: u64) -> Result<(), AuditError> {
         let path = &self.settings.path;
         let mut digest = Digest::default();
-        let (mut at, mut last, mut block) = (known, b'\n', [0; 8192]);
-        while at < length {
+        let (mut at, mut last, mut block) = (doubtful.start, b'\n', [0; 8192]);
+        while at < doubtful.end {
             let read = current.read_at(&mut block, at).map_err(AuditError::io("read", path))?;
             let Some(end) = block[..read].last() else { break };
             last = *end;
@@ -52,11 +63,12 @@ impl Held<'_> {
             at += 1;
         }
         // Saved with the record that tells of it, and not before.
-        self.state = Some(State { offset: at, ..self.state()?.clone() });
+        let reserved = if reason == "missing" { 0 } else { self.state()?.reserved };
+        self.state = Some(State { offset: at, reserved, ..self.state()?.clone() });
         let event = Event::new(own::RECOVERED)
-            .with("reason", "foreign")
-            .with("bytes", at - known)
-            .with("sha256", digest.finish());
+            .with("reason", reason)
+            .with("bytes", bytes)
+            .with("sha256", (at > doubtful.start).then(|| digest.finish()));
         self.write(current, &event).map(drop)
     }
 
@@ -79,4 +91,20 @@ impl Held<'_> {
         }
         Ok(Some(state.after(&line.name, line.mac, end + 1)))
     }
+}
+
+fn read_byte(file: &File, at: u64) -> io::Result<u8> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    Ok(byte[0])
+}
+
+/// Where the last line of a file of `length` bytes begins.
+fn last_line(file: &File, length: u64) -> io::Result<u64> {
+    for at in (1..length).rev() {
+        if read_byte(file, at - 1)? == b'\n' {
+            return Ok(at);
+        }
+    }
+    Ok(0)
 }

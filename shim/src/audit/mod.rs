@@ -24,6 +24,7 @@ mod files;
 mod held;
 mod key;
 mod line;
+mod lock;
 mod log;
 mod mend;
 mod settings;

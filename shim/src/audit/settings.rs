@@ -1,10 +1,18 @@
 //! How the log is kept.
 
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::AuditError;
+use super::files::{make_parent, open_trusted};
+
 /// When records are forced to disk. Until then they survive the death of every process, but not of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fsync {
     /// Before one is acknowledged that [has to be](super::Weight).
     Always,
@@ -13,7 +21,7 @@ pub enum Fsync {
 }
 
 /// What becomes of a start whose record cannot be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// It is refused.
     Refuse,
@@ -22,7 +30,7 @@ pub enum Failure {
 }
 
 /// How the arguments of a process stand in a record. Its environment never does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arguments {
     /// As a digest under a key of the node's own, so that readers of the log cannot try what it is of.
     Hash,
@@ -31,7 +39,7 @@ pub enum Arguments {
 }
 
 /// What is written of execs without input that are the same in everything, as those of probes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Repeats {
     /// The first in a minute is on record before it runs; the others are counted.
     Count,
@@ -40,7 +48,8 @@ pub enum Repeats {
 }
 
 /// The log's part of the node's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// The current file. Those that are full stand beside it, named by the number of their last record.
     pub path: PathBuf,
@@ -90,5 +99,46 @@ impl Default for Settings {
             append_only: false,
             patience: Duration::from_secs(2),
         }
+    }
+}
+
+/// The most of a file of settings that is read.
+const LONGEST: u64 = 64 << 10;
+
+impl Settings {
+    /// Those that were last in use, and the defaults if no configuration was ever put on record: where a refusal is
+    /// written when the configuration cannot be read, so that it does not begin a second log.
+    pub fn last_known() -> Self {
+        Settings::default().remembered().unwrap_or_else(|error| {
+            if !matches!(&error, AuditError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound) {
+                log::error!("use the default audit settings: {}", crate::error::chain(&error));
+            }
+            Settings::default()
+        })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.state.with_extension("settings")
+    }
+
+    pub(super) fn remembered(&self) -> Result<Self, AuditError> {
+        let path = self.file();
+        let mut file = open_trusted(&path, OpenOptions::new().read(true))?;
+        let mut text = Vec::new();
+        (&mut file).take(LONGEST).read_to_end(&mut text).map_err(AuditError::io("read", &path))?;
+        serde_json::from_slice(&text).map_err(|error| AuditError::io("read", &path)(error.into()))
+    }
+
+    /// Leaves them beside the state, to be found when the configuration is broken.
+    pub(super) fn remember(&self) -> Result<(), AuditError> {
+        let path = self.file();
+        let new = path.with_extension("settings-new");
+        make_parent(&path)?;
+        let text = serde_json::to_vec(self).map_err(|error| AuditError::io("encode", &path)(error.into()))?;
+        // Under the log's lock: what is there already is of a writer that died.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+        let written = options.open(&new).and_then(|mut file| file.write_all(&text));
+        written.and_then(|()| std::fs::rename(&new, &path)).map_err(AuditError::io("write", &path))
     }
 }

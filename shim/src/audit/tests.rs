@@ -126,6 +126,30 @@ fn a_torn_line_is_kept_told_of_and_no_fault() {
 }
 
 #[test]
+fn what_a_power_cut_left_of_the_last_records_swallows_no_later_one() {
+    // Zeros up to the length the file had, and a file that is shorter.
+    for (lost, zeros) in [(1, true), (40, true), (400, true), (2, false), (40, false), (400, false)] {
+        let place = place(|_| ());
+        place.write(9);
+        let mut bytes = fs::read(&place.settings.path).unwrap();
+        let from = bytes.len() - lost;
+        bytes[from..].fill(0);
+        fs::write(&place.settings.path, &bytes[..if zeros { bytes.len() } else { from }]).unwrap();
+        place.write(2);
+        let report = place.verify();
+        // Nine records and the beginning, less what was lost, and the one that tells of it.
+        let whole = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        assert_eq!((report.records, report.recovered), (whole + 3, 1), "{lost} {zeros}");
+        let whats: Vec<_> = report.findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert!(
+            whats.iter().all(|what| what.contains("gone") || what.contains("missing")),
+            "{lost} {zeros}: {whats:?}"
+        );
+        assert!(!whats.is_empty(), "{lost} {zeros}");
+    }
+}
+
+#[test]
 fn a_record_whose_writer_died_before_the_key_moved_on_is_taken_up() {
     let place = place(|_| ());
     place.write(5);
@@ -299,4 +323,47 @@ fn a_writer_that_holds_the_lock_too_long_is_named() {
     assert!(matches!(error, AuditError::Locked { .. }), "{error}");
     drop(held);
     place.write(1);
+}
+
+#[test]
+fn a_state_file_that_was_moved_away_while_it_was_waited_for_is_not_written_to() {
+    let place = place(|_| {});
+    place.write(1);
+    let state = &place.settings.state;
+    let held = fs::File::open(state).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&held.metadata().unwrap()).to_string();
+    let log = place.log();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| log.append(&Event::new("curb.test"), Weight::Permit));
+        // No event tells that somebody waits for a lock.
+        let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&format!(":{inode} "));
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            std::thread::yield_now();
+        }
+        fs::rename(state, state.with_extension("moved")).unwrap();
+        drop(held);
+        writing.join().unwrap().unwrap();
+    });
+    assert!(state.exists(), "the record was written by a state that is no longer there");
+    assert!(place.text().last().unwrap().starts_with("{\"seq\":"));
+}
+
+#[test]
+fn the_settings_of_the_last_configuration_on_record_are_found_again() {
+    let place = place(|settings| settings.keep = 7);
+    assert!(place.settings.remembered().is_err());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let announced = |digest| runtime.block_on(place.log().announce([digest; 32], &Event::new("curb.config")));
+    announced(1).unwrap();
+    assert_eq!(place.settings.remembered().unwrap(), place.settings);
+    let file = place.settings.state.with_extension("settings");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&file).unwrap();
+    announced(1).unwrap();
+    assert!(!file.exists(), "written although nothing changed");
+    announced(2).unwrap();
+    assert!(file.exists());
+    fs::write(&file, "{\"path\": 7").unwrap();
+    assert!(matches!(place.settings.remembered(), Err(AuditError::Io { .. })));
 }

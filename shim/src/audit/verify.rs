@@ -122,7 +122,7 @@ struct Doubtful {
 
 impl Doubtful {
     fn findings(&self) -> Vec<Finding> {
-        let what = "not an authentic record: altered, inserted, or under a key that was not given";
+        let what = "not an authentic record: altered, inserted, torn by a power cut, or under a key that was not given";
         let finding =
             |(file, line): &(PathBuf, u64)| Finding { file: file.clone(), line: *line, what: what.to_owned() };
         let mut findings: Vec<_> = self.lines.iter().map(finding).collect();

@@ -1,7 +1,6 @@
 //! `delete`: end what a dead daemon left behind, the whole pod if the id is the pod's.
 
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Component, PathBuf};
 
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
@@ -9,8 +8,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use super::VerbError;
 use super::args::Invocation;
-use crate::audit::{Event, Log, Settings, Weight};
-use crate::config;
+use crate::audit::{Event, Weight};
 use crate::error::chain;
 use crate::task::trail::RECOVERY;
 
@@ -44,9 +42,7 @@ fn tell(namespace: &str, removed: &[String]) {
     if removed.is_empty() {
         return;
     }
-    let config = config::load(Path::new(config::DIRECTORY)).map(|config| config.audit);
-    // containerd gives the whole verb five seconds.
-    let log = Log::new(Settings { patience: Duration::from_secs(1), ..config.unwrap_or_default() });
+    let log = super::audit_log();
     for id in removed {
         let event = Event::new(RECOVERY).with("container.id", id.as_str()).with("containerd.namespace", namespace);
         if let Err(error) = log.append(&event, Weight::Report) {

@@ -11,9 +11,13 @@ mod socket;
 mod start;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use args::{Invocation, Verb};
+
+use crate::{audit, config};
 
 /// Name under which containerd knows this runtime.
 pub const RUNTIME: &str = "io.containerd.curb.v1";
@@ -72,6 +76,13 @@ fn run(invocation: Invocation) -> Result<(), VerbError> {
         Verb::Delete => print(&delete::run(&invocation)?),
         Verb::Serve => serve::run(invocation),
     }
+}
+
+/// The node's audit log, for a verb that lives for moments. containerd gives `delete` five seconds in all.
+fn audit_log() -> audit::Log {
+    let config = config::load(Path::new(config::DIRECTORY)).map(|config| config.audit);
+    let settings = config.unwrap_or_else(|_| audit::Settings::last_known());
+    audit::Log::new(audit::Settings { patience: Duration::from_secs(1), ..settings })
 }
 
 fn print(reply: &[u8]) -> Result<(), VerbError> {

@@ -15,9 +15,12 @@ use super::args::Invocation;
 use super::params::{self, MAX_INPUT, Params};
 use super::socket::{self, Starter};
 use super::{VerbError, peer};
+use crate::audit::{Event, Weight};
 use crate::cgroup::Cgroup;
 use crate::error::chain;
 use crate::facts::{self, SpecError};
+use crate::policy::{Denied, Unjudged};
+use crate::task::trail;
 
 /// Annotations that name the group a container's shim serves, the first present wins; the order is the runc shim's.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
@@ -41,7 +44,7 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
         .map_err(VerbError::io("read the bootstrap message from standard input"))?;
     let params = params::decode(&input, &invocation.id, &invocation.namespace)?;
     let bundle = std::env::current_dir().map_err(VerbError::io("find the bundle, which is the working directory"))?;
-    let group = group(&bundle, &invocation.id)?;
+    let group = group(&bundle, &invocation.id).map_err(|why| refused(invocation, &why))?;
     let socket = socket::path(&params.socket_dir, &invocation.address, &invocation.namespace, &group);
     let address = format!("unix://{}", socket.display());
     let version = if params.structured { 3 } else { peer::task_version(Path::new(&invocation.publish_binary)) };
@@ -53,32 +56,44 @@ pub fn run(invocation: &Invocation) -> Result<Vec<u8>, VerbError> {
     Ok(params::reply(&address, params.structured, version)?)
 }
 
+/// Puts on record that a container is refused for which there is no daemon yet, and says so.
+fn refused(invocation: &Invocation, why: &str) -> VerbError {
+    let denied = Denied::unjudged(Unjudged::Spec, why);
+    let event = Event::new(trail::VERDICT)
+        .with("container.id", invocation.id.as_str())
+        .with("containerd.namespace", invocation.namespace.as_str());
+    // Nothing is permitted, so that a log that fails is no reason to say something else.
+    let record = super::audit_log().append(&trail::refused(event, "create", &denied), Weight::Permit);
+    VerbError::Refused(denied.sentence(record.ok()))
+}
+
 /// The group `id` belongs to, by the annotations of the bundle's spec.
-fn group(bundle: &Path, id: &str) -> Result<String, VerbError> {
+///
+/// # Errors
+/// Why there is none.
+fn group(bundle: &Path, id: &str) -> Result<String, String> {
     #[derive(Deserialize)]
     struct Annotated {
         #[serde(default)]
         annotations: Option<HashMap<String, String>>,
     }
-    let refused = |error: SpecError| VerbError::Refused(chain(&error));
+    let unread = |error: SpecError| chain(&error);
     let text = match facts::spec_text(bundle) {
         // A bundle made for the sandbox API has no spec.
         Err(SpecError::Read(error)) if error.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
-        text => text.map_err(refused)?,
+        text => text.map_err(unread)?,
     };
-    let spec: Annotated = serde_json::from_slice(&text).map_err(|error| refused(SpecError::Malformed(error)))?;
+    let spec: Annotated = serde_json::from_slice(&text).map_err(|error| unread(SpecError::Malformed(error)))?;
     let annotations = spec.annotations.unwrap_or_default();
     let mut groups = GROUP_ANNOTATIONS.iter().filter_map(|name| annotations.get(*name));
     let group = groups.next();
     // CRI writes the second; a first beside it comes from the pod, which would join another pod's daemon.
     if groups.next().is_some_and(|other| Some(other) != group) {
-        return Err(VerbError::Refused("the spec's annotations name two different groups".to_owned()));
+        return Err("the spec's annotations name two different groups".to_owned());
     }
     match group {
         Some(group) if crate::record::validate_id(group).is_ok() => Ok(group.clone()),
-        Some(group) => {
-            Err(VerbError::Refused(format!("the spec's group {group:?} is not a valid containerd identifier")))
-        }
+        Some(group) => Err(format!("the spec's group {group:?} is not a valid containerd identifier")),
         None => Ok(id.to_owned()),
     }
 }

@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxResources;
 use super::dir::Dir;
 use super::mounts::Mount;
 use super::{Cgroup, CgroupError, Limits, Version};
+use crate::policy::UnitProperty;
 
 const ENABLED: &str = "cgroup.subtree_control";
 
@@ -20,11 +21,17 @@ impl Cgroup {
         self.scope.is_some()
     }
 
-    /// Makes the cgroup, on v2 with every controller of the node; `process` is put into it if it is a scope.
+    /// Makes the cgroup, on v2 with every controller of the node; `process` is put into it if it is a scope, for which
+    /// systemd is given `wishes`.
     ///
     /// # Errors
     /// [`CgroupError`] naming the directory, or with systemd's answer.
-    pub async fn create(&self, process: Option<i32>, asked: &LinuxResources) -> Result<(), CgroupError> {
+    pub async fn create(
+        &self,
+        process: Option<i32>,
+        asked: &LinuxResources,
+        wishes: &[UnitProperty],
+    ) -> Result<(), CgroupError> {
         if let Some(scope) = &self.scope {
             let refused = |source| CgroupError::Systemd { step: "start", unit: scope.unit.clone(), source };
             // systemd would take 0 for the caller.
@@ -32,7 +39,7 @@ impl Cgroup {
             let pid = pid.ok_or_else(|| CgroupError::Invalid("a scope without a process".to_owned()))?;
             let unified = asked.unified().as_ref();
             let oom_group = unified.and_then(|unified| unified.get("memory.oom.group")).map(|value| value.trim());
-            scope.start(pid, oom_group).await.map_err(refused)?;
+            scope.start(pid, oom_group, wishes).await.map_err(refused)?;
         }
         self.needed().try_for_each(|mount| self.make_directories(mount))
     }
@@ -101,8 +108,8 @@ mod tests {
         fs::create_dir(root.path().join("pod")).unwrap();
         fs::write(root.path().join("pod").join(ENABLED), "").unwrap();
         let cgroup = Cgroup::at(Version::V2, root.path(), &[], "/pod/c1");
-        cgroup.create(None, &LinuxResources::default()).await.unwrap();
-        cgroup.create(None, &LinuxResources::default()).await.unwrap();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
         // The last one written stands in the file.
         for level in ["", "pod"] {
             assert_eq!(fs::read_to_string(root.path().join(level).join(ENABLED)).unwrap(), "+memory");
@@ -122,7 +129,7 @@ mod tests {
             }
         }
         let cgroup = Cgroup::at(Version::V1, root.path(), &["cpuset", "pids"], "/pod/c1");
-        cgroup.create(None, &LinuxResources::default()).await.unwrap();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
         let [cpus, mems] = files.map(|file| fs::read_to_string(hierarchy.join("pod/c1").join(file)).unwrap());
         assert_eq!((cpus.as_str(), mems.as_str()), ("4-5", "0-1"));
         assert!(root.path().join("pids/pod/c1").is_dir());

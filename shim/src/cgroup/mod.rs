@@ -186,6 +186,15 @@ pub fn swap_limit() -> bool {
     }
 }
 
+/// The sizes of huge pages, as cgroup files spell them (`2MB`, `1GB`), that the kernel can limit in the cgroup which a
+/// spec's `cgroupsPath` names for container `id`, and that the cgroup above leaves unlimited.
+///
+/// A kubelet limits every size for the pod as a whole. containerd hands its limits of a container on only with
+/// `disable_hugetlb_controller = false`, which is not the default.
+pub fn unlimited_huge_pages(cgroups_path: Option<&str>, id: &str) -> Vec<String> {
+    Cgroup::of(cgroups_path, id).map_or_else(|_| Vec::new(), |cgroup| cgroup.unlimited_above(stats::hugepage_sizes()))
+}
+
 /// The cgroup of one container: a directory below each v1 hierarchy, or one below the unified hierarchy.
 ///
 /// Holds names only, so it stays valid while the cgroup comes and goes; each call opens what it needs.
@@ -247,6 +256,22 @@ impl Cgroup {
             Err(error) => return Err(error),
         }
         if self.is_frozen()? { Err(CgroupError::Frozen) } else { Ok(()) }
+    }
+
+    fn unlimited_above(&self, mut sizes: Vec<String>) -> Vec<String> {
+        let Some(mount) = self.mount("hugetlb") else { return Vec::new() };
+        let controllers = Dir::open(&mount.point, "/").and_then(|dir| dir.read("cgroup.controllers"));
+        let controlled = |names: String| names.split_whitespace().any(|name| name == "hugetlb");
+        if self.version == Version::V2 && !controllers.is_ok_and(controlled) {
+            return Vec::new();
+        }
+        let above = self.path.rsplit_once('/').and_then(|(above, _)| Dir::open(&mount.point, above).ok());
+        let file = if self.version == Version::V1 { "limit_in_bytes" } else { "max" };
+        let limit = |size: &String| above.as_ref()?.read(&format!("hugetlb.{size}.{file}")).ok();
+        // On v1 no limit is shown as one of all the pages that could be counted.
+        let is_limited = |text: String| settings::bytes(&text, 1).is_some_and(|bytes| bytes < u64::MAX >> 2);
+        sizes.retain(|size| !limit(size).is_some_and(is_limited));
+        sizes
     }
 
     /// Every process in the cgroup and those nested in it, each once, in no order.

@@ -121,7 +121,7 @@ impl Cgroup {
 
     /// Reads back every limit that `asked` names and fails on the first that the kernel does not hold.
     ///
-    /// Not compared, as runc does not set them: kernel memory limits, device rules, rdma.
+    /// Not compared, as they are not set here: kernel memory limits, device rules.
     pub fn verify(&self, asked: &LinuxResources) -> Result<Limits, CgroupError> {
         self.check(&self.settings(asked)?)?;
         self.limits()

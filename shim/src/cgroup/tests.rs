@@ -122,6 +122,35 @@ async fn a_unified_key_cannot_name_a_file_elsewhere() {
     );
 }
 
+#[test]
+fn huge_pages_that_the_pod_is_limited_to_are_left_to_it() {
+    let sizes = || vec!["2MB".to_owned(), "1GB".to_owned()];
+    let (root, dir, cgroup) = unified(&[]);
+    assert_eq!(cgroup.unlimited_above(sizes()), Vec::<String>::new(), "no controller");
+    fs::write(root.path().join("cgroup.controllers"), "cpu hugetlb memory\n").unwrap();
+    assert_eq!(cgroup.unlimited_above(sizes()), sizes(), "a pod without limits");
+    fs::write(dir.parent().unwrap().join("hugetlb.2MB.max"), "4194304\n").unwrap();
+    fs::write(dir.parent().unwrap().join("hugetlb.1GB.max"), "max\n").unwrap();
+    assert_eq!(cgroup.unlimited_above(sizes()), ["1GB"]);
+    fs::write(dir.parent().unwrap().join("hugetlb.1GB.max"), "0\n").unwrap();
+    assert_eq!(cgroup.unlimited_above(sizes()), Vec::<String>::new());
+
+    let v1 = Cgroup::at(Version::V1, root.path(), &["hugetlb"], "/pod/c1");
+    fs::create_dir_all(root.path().join("hugetlb/pod")).unwrap();
+    fs::write(root.path().join("hugetlb/pod/hugetlb.2MB.limit_in_bytes"), "9223372036852678656\n").unwrap();
+    fs::write(root.path().join("hugetlb/pod/hugetlb.1GB.limit_in_bytes"), "0\n").unwrap();
+    assert_eq!(v1.unlimited_above(sizes()), ["2MB"]);
+    assert!(Cgroup::at(Version::V1, root.path(), &["memory"], "/pod/c1").unlimited_above(sizes()).is_empty());
+}
+
+#[tokio::test]
+async fn the_limits_of_an_rdma_device_stand_in_one_line() {
+    let (_root, dir, cgroup) = unified(&[("rdma.max", "")]);
+    let asked = resources(json!({ "rdma": { "mlx5_0": { "hcaHandles": 2, "hcaObjects": 2000 } } }));
+    cgroup.update(&asked).await.unwrap();
+    assert_eq!(read(&dir, "rdma.max"), "mlx5_0 hca_handle=2 hca_object=2000");
+}
+
 #[tokio::test]
 async fn a_hugepage_size_cannot_name_a_file_elsewhere() {
     let (_root, _dir, cgroup) = unified(&EMPTY);

@@ -16,6 +16,10 @@ impl Cgroup {
         if resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()) {
             return Err(CgroupError::Invalid("cannot use unified on cgroup v1".to_owned()));
         }
+        if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
+            // libcontainer makes no cgroup in that hierarchy. runc does; no field of Kubernetes asks for it.
+            return Err(CgroupError::Invalid("cannot limit rdma on cgroup v1".to_owned()));
+        }
         let mut settings = Vec::new();
         if let Some(memory) = resources.memory() {
             self.memory_v1(memory, &mut settings)?;

@@ -34,6 +34,16 @@ impl Cgroup {
                 settings.push(Setting::new("", file, limit.limit(), Shown::Bytes(unit)).absent_ok(optional));
             }
         }
+        for (device, limit) in resources.rdma().iter().flatten() {
+            let limits = [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())];
+            let words = limits.into_iter().filter_map(|(key, limit)| Some(format!(" {key}={}", limit?)));
+            settings.push(Setting::new(
+                "",
+                "rdma.max",
+                format!("{device}{}", words.collect::<String>()),
+                Shown::Device,
+            ));
+        }
         for (file, value) in resources.unified().iter().flatten() {
             // libcgroups joins the key to a path: `/etc/passwd` would be written by root.
             if file.contains(['/', '\0']) || !file.contains('.') || file.starts_with('.') {

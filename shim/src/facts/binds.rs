@@ -6,10 +6,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 
-use super::{Judged, namespaces, subpath};
+use super::subpath::{self, Mounts};
+use super::{Judged, namespaces};
 use crate::policy::floor::NODE_INTERFACES_PATHS;
 use crate::policy::{Bind, bind_mounts, clean};
 
@@ -74,13 +75,12 @@ pub(super) fn sources(spec: &Spec, pod: Option<&Path>, reserved: &[PathBuf]) -> 
     if mounts.peek().is_none() {
         return Vec::new();
     }
-    let interfaces = Interfaces::of_node(reserved);
-    mounts
-        .map(|mount| mount.source().as_deref().and_then(|path| follow(path, pod, &interfaces)).unwrap_or_default())
-        .collect()
+    let (interfaces, seen) = (Interfaces::of_node(reserved), Mounts::default());
+    let follow = |mount: &Mount| follow(mount.source().as_deref()?, pod, &interfaces, &seen);
+    mounts.map(|mount| follow(mount).unwrap_or_default()).collect()
 }
 
-fn follow(source: &Path, pod: Option<&Path>, interfaces: &Interfaces) -> Option<Bind> {
+fn follow(source: &Path, pod: Option<&Path>, interfaces: &Interfaces, mounts: &Mounts) -> Option<Bind> {
     if !source.is_absolute() {
         return None;
     }
@@ -88,7 +88,7 @@ fn follow(source: &Path, pod: Option<&Path>, interfaces: &Interfaces) -> Option<
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-    let path = subpath::origin(&file, path, pod).ok()?;
+    let path = subpath::origin(&file, path, pod, mounts).ok()?;
     let found = rustix::fs::fstat(&file).ok()?;
     let id = (found.st_dev, found.st_ino);
     let magic = rustix::fs::fstatfs(&file).ok()?.f_type;

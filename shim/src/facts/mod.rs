@@ -16,7 +16,8 @@ use oci_spec::runtime::Spec;
 pub use self::binds::{MountedError, check_mounted};
 pub use self::namespaces::{UserNamespaceError, proc_name, shared_with_node, user_namespace};
 pub use self::spec::{MAX_MOUNTS, MAX_SPEC, SpecError, read_spec, spec_text};
-use crate::policy::{Facts, MandatoryAccessControl, Settings};
+use crate::lsm;
+use crate::policy::{Facts, Settings};
 
 /// Where a spec comes from.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,8 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
         host_namespaces_joined: joined.host,
         foreign_namespaces_joined: joined.foreign,
         swap_limit: crate::cgroup::swap_limit(),
-        mandatory_access_control: mandatory_access_control(),
+        unlimited_huge_pages: unlimited_huge_pages(spec, origin.id),
+        mandatory_access_control: settings.require.mac_label.then(|| mandatory_access_control(spec)).flatten(),
         rootfs: origin.bundle.join("rootfs"),
         own,
         allowed_sources: settings.allow.bind_sources.iter().filter_map(|path| fs::canonicalize(path).ok()).collect(),
@@ -72,11 +74,15 @@ pub fn gather(spec: &Spec, origin: &Origin<'_>, settings: &Settings) -> Gathered
     Gathered { facts, judged: Judged { namespaces: joined.judged, mounts } }
 }
 
-/// The security module that gives processes labels, if the node enforces one.
-fn mandatory_access_control() -> Option<MandatoryAccessControl> {
-    let says = |path: &str, word: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == word);
-    if says("/sys/fs/selinux/enforce", "1") {
-        return Some(MandatoryAccessControl::SeLinux);
-    }
-    says("/sys/module/apparmor/parameters/enabled", "Y").then_some(MandatoryAccessControl::AppArmor)
+fn unlimited_huge_pages(spec: &Spec, id: &str) -> Vec<String> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    crate::cgroup::unlimited_huge_pages(path.map(|path| path.to_string_lossy()).as_deref(), id)
+}
+
+/// The node's security module and what it makes of the label of `spec`.
+fn mandatory_access_control(spec: &Spec) -> Option<crate::policy::MandatoryAccessControl> {
+    let process = spec.process().as_ref();
+    let profile = process.and_then(|process| process.apparmor_profile().as_deref()).unwrap_or_default();
+    let context = process.and_then(|process| process.selinux_label().as_deref()).unwrap_or_default();
+    lsm::mandatory_access_control(profile, context)
 }

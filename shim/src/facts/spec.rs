@@ -7,6 +7,9 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
+use crate::error::chain;
+use crate::policy::{Denied, Unjudged};
+
 /// Largest `config.json` accepted, in bytes. containerd's own are some tens of kilobytes; a pod whose environment fills
 /// the 2 MiB etcd allows still fits.
 pub const MAX_SPEC: u64 = 8 << 20;
@@ -32,6 +35,16 @@ pub enum SpecError {
     /// Its seccomp profile, which a pod may bring along, is at fault.
     #[error("the bundle's config.json is malformed")]
     Profile(#[source] curb_seccomp_profiles::ProfileError),
+}
+
+impl SpecError {
+    /// The refusal of the container.
+    pub fn denied(&self) -> Denied {
+        match self {
+            SpecError::Profile(fault) => Denied::unjudged(Unjudged::Seccomp, &chain(fault)),
+            other => Denied::unjudged(Unjudged::Spec, &chain(other)),
+        }
+    }
 }
 
 /// Reads the spec containerd left in `bundle`. Called once per container: what is judged is what runs.

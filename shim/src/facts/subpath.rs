@@ -4,6 +4,7 @@
 //! `hostPath` too (`doBindSubPath` in Kubernetes' `pkg/volume/util/subpath`). Such a path is the pod's by its name and no
 //! link leads out of it, yet what is there may be the node's: only the list of mounts tells.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,18 +36,32 @@ impl Mount {
     }
 }
 
+/// The mounts of this process, read when they are first asked for and not again: a pod may have a subPath in each of its
+/// volumes, and a node thousands of mounts.
+#[derive(Default)]
+pub(super) struct Mounts(OnceCell<Vec<Mount>>);
+
+impl Mounts {
+    fn list(&self) -> io::Result<&[Mount]> {
+        if let Some(list) = self.0.get() {
+            return Ok(list);
+        }
+        let text = std::fs::read("/proc/self/mountinfo")?;
+        Ok(self.0.get_or_init(|| text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect()))
+    }
+}
+
 /// The path at which `file`, which is at `path`, is seen without the mount for a `subPath`: in a volume in `pod`, the
 /// kubelet's directory of the pod, if it is there, or else somewhere on the node. `path` itself for any other file.
 ///
 /// # Errors
 /// The mounts cannot be listed, or the file is in none of them otherwise.
-pub(super) fn origin(file: &OwnedFd, path: PathBuf, pod: Option<&Path>) -> io::Result<PathBuf> {
+pub(super) fn origin(file: &OwnedFd, path: PathBuf, pod: Option<&Path>, mounts: &Mounts) -> io::Result<PathBuf> {
     let Some(subpaths) = pod.map(|pod| pod.join(SUBPATHS)).filter(|subpaths| path.starts_with(subpaths)) else {
         return Ok(path);
     };
     let number = mount_and_inode(file)?;
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    let mounts: Vec<Mount> = text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+    let mounts = mounts.list()?;
     let elsewhere = || io::Error::new(io::ErrorKind::NotFound, "the subPath is seen nowhere else");
     let own = mounts.iter().find(|mount| mount.id == number.0).ok_or_else(elsewhere)?;
     let inside = join(&own.root, path.strip_prefix(&own.point).map_err(|_| elsewhere())?);
@@ -79,4 +94,19 @@ fn is(path: &Path, inode: u64) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
     file.is_ok_and(|file| mount_and_inode(&file).is_ok_and(|(_, found)| found == inode))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_mounts_are_read_once() {
+        let mounts = Mounts::default();
+        let first = mounts.list().unwrap();
+        assert!(first.iter().any(|mount| mount.point == Path::new("/")));
+        assert!(std::ptr::eq(first, mounts.list().unwrap()));
+    }
 }

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use super::error::{LaunchError, Verb};
 use super::protocol::{self, Reply, Request};
 use super::{VERB, channel};
+use crate::children;
 
 /// How long a process that was sent SIGKILL may take to be gone before it is left to the daemon's reaper: one in an
 /// uninterruptible wait on dead storage never is.
@@ -149,7 +150,7 @@ impl Child {
         let mut strays: Vec<(i32, OwnedFd)> = Vec::new();
         // A process killed in the middle of clone3(2) may have made one more, and that one more; then it ends.
         for _ in 0..8 {
-            let new = children().into_iter().filter(|pid| strays.iter().all(|(known, _)| known != pid));
+            let new = children::pids().into_iter().filter(|pid| strays.iter().all(|(known, _)| known != pid));
             let found: Vec<_> = new.filter_map(|pid| Some((pid, self.stray(pid)?))).collect();
             if found.is_empty() {
                 break;
@@ -208,16 +209,6 @@ async fn ended(pidfd: &OwnedFd) -> io::Result<()> {
 
 fn reap_one(pidfd: &OwnedFd) {
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
-}
-
-/// The children this process has now (`/proc/<pid>/task/<tid>/children`, proc(5)).
-fn children() -> Vec<i32> {
-    let own = Pid::this();
-    std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
 }
 
 async fn say(socket: &mut UnixStream, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -99,6 +99,9 @@ pub(super) struct Payload {
     program: String,
     env: Vec<CString>,
     uid: u32,
+    gid: u32,
+    /// The supplementary groups, each once and in ascending order.
+    groups: Vec<u32>,
     pub capabilities: CapabilitySets,
     pub no_new_privileges: bool,
     floor: bool,
@@ -135,6 +138,8 @@ impl Payload {
             program,
             env: lookup::environment(process.env().as_deref().unwrap_or_default()).map_err(bad)?,
             uid: process.user().uid(),
+            gid: process.user().gid(),
+            groups: ascending(process.user().additional_gids().clone().unwrap_or_default()),
             capabilities: CapabilitySets::of(process.capabilities().as_ref()),
             no_new_privileges,
             floor,
@@ -231,22 +236,29 @@ impl Payload {
 
     /// Compares what the kernel says of this process with what was asked for.
     fn verify(&self, filters: u32) -> Result<(), String> {
-        let status = self.status()?;
-        let wrong = |name: &str| Err(format!("the kernel reports another {name} than was set"));
-        if status.seccomp != SECCOMP_FILTER || status.seccomp_filters != Some(filters) {
-            return wrong("seccomp state");
-        }
-        if !status.no_new_privs {
-            return wrong("no_new_privs");
-        }
-        if status.uids != [self.uid; 4] {
-            return wrong("user");
-        }
-        let (asked, found) = (self.capabilities.view().capability_sets(), status.capability_sets());
-        match asked.iter().zip(&found).find(|(asked, found)| asked != found) {
-            Some(((name, _), _)) => wrong(name),
+        match self.difference(self.status()?, filters) {
+            Some(name) => Err(format!("the kernel reports another {name} than was set")),
             None => Ok(()),
         }
+    }
+
+    /// What in `status` is not as asked for.
+    fn difference(&self, status: KernelView, filters: u32) -> Option<&'static str> {
+        if status.seccomp != SECCOMP_FILTER || status.seccomp_filters != Some(filters) {
+            return Some("seccomp state");
+        }
+        if !status.no_new_privs {
+            return Some("no_new_privs");
+        }
+        if status.uids != [self.uid; 4] {
+            return Some("user");
+        }
+        if status.gids != [self.gid; 4] {
+            return Some("group");
+        }
+        let (asked, found) = (self.capabilities.view().capability_sets(), status.capability_sets());
+        let set = asked.iter().zip(&found).find(|(asked, found)| asked != found).map(|((name, _), _)| *name);
+        set.or_else(|| (ascending(status.groups) != self.groups).then_some("list of supplementary groups"))
     }
 
     fn status(&self) -> Result<KernelView, String> {
@@ -259,6 +271,12 @@ impl Payload {
             .map_err(|error| format!("read /proc/self/status: {error}"))?;
         KernelView::parse(&text).map_err(|field| format!("/proc/self/status has no usable {field}"))
     }
+}
+
+fn ascending(mut ids: Vec<u32>) -> Vec<u32> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// Opens `/dev/null` anew where standard output or error is one that refuses writes: libcontainer replaces the node's
@@ -320,5 +338,48 @@ mod tests {
     #[test]
     fn missing_capabilities_are_no_capabilities() {
         assert_eq!(CapabilitySets::of(None), CapabilitySets::default());
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn whatever_the_kernel_reports_otherwise_than_it_was_set_is_found() {
+        let process: Process = serde_json::from_value(serde_json::json!({
+            "user": { "uid": 1000, "gid": 1001, "additionalGids": [30, 20, 20] },
+            "args": ["true"], "cwd": "/", "noNewPrivileges": true,
+            "capabilities": { "bounding": ["CAP_NET_BIND_SERVICE"] },
+        }))
+        .unwrap();
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let payload = Payload::new(&process, true, Filters::default(), Labels::default(), fd(), fd()).unwrap();
+        let right = KernelView {
+            seccomp: SECCOMP_FILTER,
+            seccomp_filters: Some(2),
+            no_new_privs: true,
+            uids: [1000; 4],
+            gids: [1001; 4],
+            groups: vec![20, 30],
+            cap_bounding: 1 << 10,
+            ..KernelView::default()
+        };
+        assert_eq!(payload.difference(right.clone(), 2), None);
+        let wrong: [(&str, fn(&mut KernelView)); 12] = [
+            ("seccomp state", |view| view.seccomp = 0),
+            ("seccomp state", |view| view.seccomp_filters = Some(1)),
+            ("no_new_privs", |view| view.no_new_privs = false),
+            ("user", |view| view.uids[1] = 0),
+            ("user", |view| view.uids[3] = 1),
+            ("group", |view| view.gids[0] = 0),
+            ("group", |view| view.gids[2] = 1000),
+            ("list of supplementary groups", |view| view.groups = vec![0, 20, 30]),
+            ("list of supplementary groups", |view| view.groups = vec![20]),
+            ("CapBnd", |view| view.cap_bounding = 0),
+            ("CapEff", |view| view.cap_effective = 1 << 10),
+            ("CapAmb", |view| view.cap_ambient = 1),
+        ];
+        for (name, change) in wrong {
+            let mut view = right.clone();
+            change(&mut view);
+            assert_eq!(payload.difference(view, 2), Some(name));
+        }
     }
 }

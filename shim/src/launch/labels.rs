@@ -4,6 +4,7 @@
 //! runtime's own steps are confined by them and nothing of the pod's runs without. An execve that cannot take the label
 //! fails.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Failure, Step, go_errno};
 use super::propagation::{open_in_root, open_mount};
-use crate::policy::is_bind;
+use crate::lsm::{apparmor_enabled, selinux_enabled};
+use crate::policy::{Label, is_bind, profiles};
 
 /// File systems whose files have labels of their own and take none for the whole mount; runc labels none of them either.
 const LABELLED_BY_THEMSELVES: [&str; 5] = ["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];
@@ -84,8 +86,9 @@ impl Labels {
                 Errno::ENOENT => format!("unable to apply apparmor profile: {profile:?} is not loaded on this node"),
                 errno => format!("unable to apply apparmor profile {profile:?}: {}", go_errno(errno)),
             })?;
-            // The kernel adds the mode: `name (enforce)`.
-            if named.split(" (").next() != Some(profile) {
+            // The kernel adds the mode, and puts the profiles of a stack in an order of its own.
+            let all = |name: &str| profiles(name).collect::<BTreeSet<_>>();
+            if all(&Label::parse(&named).name) != all(profile) {
                 return Err(format!("the kernel reports another apparmor profile than was set, {named:?}"));
             }
         }
@@ -209,18 +212,6 @@ fn cover(directory: &OwnedFd, label: &str) -> rustix::io::Result<()> {
     let mount = fsmount(&empty, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&mount, "", directory, "", both)
-}
-
-/// Whether AppArmor is enabled.
-pub(crate) fn apparmor_enabled() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
-}
-
-/// Whether SELinux is enabled, enforcing or not (`is_selinux_enabled(3)`).
-pub(crate) fn selinux_enabled() -> bool {
-    const SELINUX_MAGIC: u32 = 0xf97c_ff8c;
-    let found = rustix::fs::statfs(Path::new("/sys/fs/selinux"));
-    found.is_ok_and(|found| u32::try_from(found.f_type & 0xffff_ffff) == Ok(SELINUX_MAGIC))
 }
 
 fn open(proc: &OwnedFd, name: &str) -> Result<File, Errno> {

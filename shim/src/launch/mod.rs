@@ -28,8 +28,6 @@ pub use self::error::{Failure, LaunchError, Verb};
 pub use self::helper::helper_main;
 pub use self::hooks::{HookError, State, run_hooks};
 pub use self::labels::Labels;
-#[cfg(feature = "ctl")]
-pub(crate) use self::labels::{apparmor_enabled, selinux_enabled};
 pub use self::pipe::ended;
 use self::protocol::{Common, CreateRequest, ExecRequest, Reply, Request};
 use crate::record;
@@ -181,7 +179,7 @@ impl Launcher {
         let pin = || -> io::Result<OwnedFd> {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let mount = rustix::mount::open_tree(CWD, exe, flags)?;
-            crate::sys::mount_set_read_only(&mount)?;
+            crate::sys::change_mount(&mount, crate::sys::MountChange::ReadOnly, false)?;
             Ok(mount)
         };
         let exe = pin().map_err(|source| LaunchError::Pin { path: exe.to_owned(), source })?;

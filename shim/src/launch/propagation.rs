@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, Stat
 use super::error::{Failure, Step};
 use super::normalise::Propagation;
 use crate::policy::clean;
+use crate::sys::{MountChange, change_mount};
 
 /// Sets the propagation the spec asks for, which libcontainer drops. This process must already be in the container's
 /// mount namespace and have its root.
@@ -16,7 +17,7 @@ pub(super) fn apply(propagation: &[Propagation]) -> Result<(), Failure> {
     for wanted in propagation {
         let step = format!("set the propagation of the mount at {}", wanted.destination.display());
         let mount = open_mount(&wanted.destination, OFlags::PATH, &step)?;
-        crate::sys::mount_set_propagation(&mount, wanted.kind, wanted.recursive).step(step)?;
+        change_mount(&mount, MountChange::Propagation(wanted.kind), wanted.recursive).step(step)?;
     }
     Ok(())
 }
@@ -26,7 +27,7 @@ pub(super) fn seal(destinations: &[PathBuf]) -> Result<(), Failure> {
     for destination in destinations {
         let step = format!("make the mount at {} read-only", destination.display());
         let mount = open_mount(destination, OFlags::PATH, &step)?;
-        crate::sys::mount_set_read_only(&mount).step(step)?;
+        change_mount(&mount, MountChange::ReadOnly, false).step(step)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! there; the namespace ends with the launch process.
 
 use std::fs::{DirBuilder, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use super::normalise::is_id_map;
 use super::userns::UserNamespace;
 use crate::idmap::IdMap;
 use crate::policy::is_bind;
+use crate::sys::MountChange;
 
 /// A volume taken from its place.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub(super) fn take(
                 _ => find_or_make(&mut namespaces, own).step(&step)?,
             };
             let recursive = options.iter().any(|option| option == "ridmap");
-            crate::sys::mount_set_id_map(&tree, namespace, recursive)
+            crate::sys::change_mount(&tree, MountChange::IdMap(namespace.as_fd()), recursive)
                 .step(format!("{step}, with its owners mapped"))?;
         }
         let place = dir.join("stage").join(staged.len().to_string());

@@ -1,20 +1,19 @@
 //! The gate: every reason to refuse a spec, all at once.
 
 use oci_spec::runtime::{
-    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxResources, Mount,
-    Process, Spec,
+    Capability, Linux, LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Mount, Spec,
 };
 
 use super::facts::{clean, hooks};
 use super::floor::{
-    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, INVALID_UNIFIED, MAC_LABEL,
-    NAMESPACED_SYSCTL_TREES, NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE,
-    START_CONTAINER_HOOKS, UNSAFE_SYSCTLS, USER_NAMESPACE,
+    FOREIGN_NAMESPACES, HOOKS, HOST_NAMESPACES, INVALID_PROCESS, INVALID_SPEC, NAMESPACED_SYSCTL_TREES,
+    NAMESPACED_SYSCTLS, PRIVILEGED, ROOT_FILE_SYSTEM, RUN_AS_ROOT, SECCOMP_PROFILE, START_CONTAINER_HOOKS,
+    UNSAFE_SYSCTLS, USER_NAMESPACE,
 };
 use super::verdict::quote;
 use super::{
-    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, MandatoryAccessControl, Mode,
-    Role, Settings, devices, harden, identity, limits, mounts, process,
+    Allowances, Change, ContainerFloor, Denial, Denied, Facts, Hardened, LimitSettings, Mode, Role, Settings, devices,
+    harden, identity, labels, limits, mounts, process, unified, unit,
 };
 
 /// As many capabilities as no list of an author's own would hold. All of them are 41 on Linux 5.9 and later, fewer
@@ -27,8 +26,7 @@ const ALL_CAPABILITIES: usize = 30;
 pub struct Admitted {
     spec: Spec,
     limits: LimitSettings,
-    /// The mounts that are to be read-only.
-    secrets: Vec<usize>,
+    marked: harden::Marked,
     denials: Vec<Denial>,
     floor: ContainerFloor,
 }
@@ -47,16 +45,21 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
         mode: settings.mode,
         root_allowed: sandbox || maps_root_away(&spec, facts, |linux| linux.uid_mappings().clone()),
         root_group_allowed: sandbox || !settings.require.non_root_group || maps_root_away(&spec, facts, group_of_root),
+        mac_label_required: !sandbox && settings.require.mac_label && facts.mandatory_access_control.is_some(),
         max: settings.limits.max,
         max_hugetlb: settings.limits.max_hugetlb,
         swap_limit: facts.swap_limit,
     };
     let broken = malformed(&spec);
     let mut denials = judge(&spec, facts, settings, &floor);
-    let secrets = mounts::secrets(&spec, facts);
+    let marked = harden::Marked {
+        secrets: mounts::secrets(&spec, facts),
+        consoles: devices::consoles(&spec, &settings.allow),
+        unlimited_huge_pages: facts.unlimited_huge_pages.clone(),
+    };
     if floor.is_strict() {
         let mut changes = Vec::new();
-        harden::harden(&mut spec.clone(), &secrets, &floor, &settings.limits, &mut changes);
+        harden::harden(&mut spec.clone(), &marked, &floor, &settings.limits, &mut changes);
         // What is required is missing in one way only.
         let new = changes.iter().filter(|change| denials.iter().all(|denial| denial.rule() != change.rule()));
         denials.extend(new.filter_map(Change::denial).collect::<Vec<_>>());
@@ -68,17 +71,17 @@ pub fn admit(spec: Spec, facts: &Facts, settings: &Settings) -> Result<Admitted,
     if let Some(denied) = refused {
         return Err(denied);
     }
-    Ok(Admitted { spec, limits: settings.limits, secrets, denials, floor })
+    Ok(Admitted { spec, limits: settings.limits, marked, denials, floor })
 }
 
 impl Admitted {
     /// Applies the floor; in audit mode works out what that would change, and leaves the spec alone.
     pub fn harden(self) -> Hardened {
-        let Self { mut spec, limits, secrets, denials, floor } = self;
+        let Self { mut spec, limits, marked, denials, floor } = self;
         let mut changes: Vec<Change> = Vec::new();
         match floor.mode {
-            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &secrets, &floor, &limits, &mut changes),
-            Mode::Audit => harden::harden(&mut spec.clone(), &secrets, &floor, &limits, &mut changes),
+            Mode::Enforce | Mode::Strict => harden::harden(&mut spec, &marked, &floor, &limits, &mut changes),
+            Mode::Audit => harden::harden(&mut spec.clone(), &marked, &floor, &limits, &mut changes),
         }
         Hardened { spec, changes, denials, floor }
     }
@@ -93,18 +96,10 @@ fn malformed(spec: &Spec) -> Vec<Denial> {
         denials.push(Denial::new(&INVALID_SPEC, "root property must not be empty"));
     }
     match spec.linux() {
-        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified_key)),
+        Some(linux) => denials.extend(linux.resources().as_ref().and_then(unified::malformed)),
         None => denials.push(Denial::new(&INVALID_SPEC, "linux property must not be empty")),
     }
     denials
-}
-
-/// The first key of `unified` that is no plain file name, if any.
-pub(super) fn unified_key(resources: &LinuxResources) -> Option<Denial> {
-    let keys = resources.unified().as_ref()?.keys();
-    // The smallest, so that the same spec is always refused in the same words.
-    let bad = keys.filter(|k| k.is_empty() || k.contains(['/', '\0']) || k.contains("..") || *k == ".").min()?;
-    Some(Denial::new(&INVALID_UNIFIED, format!("linux.resources.unified has the key {}", quote(bad))))
 }
 
 fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor) -> Vec<Denial> {
@@ -124,7 +119,9 @@ fn judge(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFloor
         denials.extend(foreign_namespaces(facts));
         denials.extend(maps_node_root(linux));
         denials.extend(unsafe_sysctl(linux));
+        denials.extend(linux.resources().as_ref().and_then(unified::judge));
     }
+    denials.extend(unit::judge(spec));
     denials.extend(privileged(spec));
     denials.extend(devices::judge(spec, facts, &settings.allow));
     denials.extend(mounts::judge(spec, facts));
@@ -149,27 +146,11 @@ fn required(spec: &Spec, facts: &Facts, settings: &Settings, floor: &ContainerFl
         denials.push(Denial::new(&SECCOMP_PROFILE, "container has no seccomp profile of its own"));
     }
     if let Some(process) = spec.process()
-        && let Some(module) = facts.mandatory_access_control.filter(|_| require.mac_label)
+        && let Some(module) = facts.mandatory_access_control.as_ref().filter(|_| floor.mac_label_required)
     {
-        denials.extend(unlabelled(process, module));
+        denials.extend(labels::unlabelled(process, module));
     }
     denials
-}
-
-fn unlabelled(process: &Process, module: MandatoryAccessControl) -> Option<Denial> {
-    let (name, label) = match module {
-        MandatoryAccessControl::AppArmor => ("AppArmor profile", process.apparmor_profile()),
-        MandatoryAccessControl::SeLinux => ("SELinux label", process.selinux_label()),
-    };
-    let label = label.as_deref().unwrap_or_default();
-    // The type is the third part of a label (selinux(8)); these two confine nothing.
-    let kind = label.split(':').nth(2);
-    let unconfined = label == "unconfined" || matches!(kind, Some("spc_t" | "unconfined_t"));
-    match (label.is_empty(), unconfined) {
-        (true, _) => Some(Denial::new(&MAC_LABEL, format!("container has no {name}"))),
-        (false, true) => Some(Denial::new(&MAC_LABEL, format!("container has the {name} {}", quote(label)))),
-        (false, false) => None,
-    }
 }
 
 /// Every hook that may not run. Those of a kind that runs before the filters are on may not, whatever they are.

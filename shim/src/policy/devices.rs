@@ -7,20 +7,37 @@ use super::verdict::quote;
 use super::{Allowances, AllowedDevice, Denial, Facts};
 
 /// The character devices of every container, by number: those the runtime specification lists, containerd's
-/// `WithDefaultUnixDevices`, and `/dev/net/tun`, which `ctr` adds and which does nothing without a capability.
-/// `None` is any minor number.
-const DEFAULT: [(i64, Option<i64>); 10] = [
+/// `WithDefaultUnixDevices` but for [`CONSOLE`], and `/dev/net/tun`, which `ctr` adds and which does nothing without a
+/// capability. `None` is any minor number.
+const DEFAULT: [(i64, Option<i64>); 9] = [
     (1, Some(3)),
     (1, Some(5)),
     (1, Some(7)),
     (1, Some(8)),
     (1, Some(9)),
     (5, Some(0)),
-    (5, Some(1)),
     (5, Some(2)),
     (10, Some(200)),
     (136, None),
 ];
+
+/// The node's console. containerd lets every container open it, runc none. No container needs it: what it has at
+/// `/dev/console` is a pseudo-terminal of its own. An image may carry a node of this number that anybody can open, to
+/// read what is typed on the node's console and to write there.
+const CONSOLE: (i64, i64) = (5, 1);
+
+/// Which device rules are to go, by their place in the list: containerd's leave to open the node's console.
+pub(super) fn consoles(spec: &Spec, allow: &Allowances) -> Vec<usize> {
+    let Some(linux) = spec.linux() else { return Vec::new() };
+    let rules = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    let unasked = |rule: &LinuxDeviceCgroup| rule.allow() && is_console(rule) && !is_covered(rule, linux, allow);
+    rules.iter().enumerate().filter(|(_, rule)| unasked(rule)).map(|(index, _)| index).collect()
+}
+
+fn is_console(rule: &LinuxDeviceCgroup) -> bool {
+    let number = (rule.major(), rule.minor());
+    rule.typ().is_some_and(|kind| same(kind, LinuxDeviceType::C)) && number == (Some(CONSOLE.0), Some(CONSOLE.1))
+}
 
 pub(super) fn judge(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denial> {
     let Some(linux) = spec.linux() else { return Vec::new() };
@@ -31,11 +48,12 @@ pub(super) fn judge(spec: &Spec, facts: &Facts, allow: &Allowances) -> Vec<Denia
         let kind = device.typ().as_str().to_owned();
         format!("device {path} ({kind} {}:{})", device.major(), device.minor())
     });
-    let rules = rules.iter().filter(|rule| opens(rule) && !is_covered(rule, linux, allow)).map(|rule| {
-        let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
-        let kind = rule.typ().unwrap_or_default().as_str().to_owned();
-        format!("leave to open the devices {kind} {}:{}", number(rule.major()), number(rule.minor()))
-    });
+    let rules =
+        rules.iter().filter(|rule| opens(rule) && !is_console(rule) && !is_covered(rule, linux, allow)).map(|rule| {
+            let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or_else(|| "*".to_owned(), |n| n.to_string());
+            let kind = rule.typ().unwrap_or_default().as_str().to_owned();
+            format!("leave to open the devices {kind} {}:{}", number(rule.major()), number(rule.minor()))
+        });
     nodes.chain(rules).map(|found| Denial::new(&HOST_DEVICES, found)).collect()
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Hook, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
 
 use super::floor::NODE_INTERFACES_PATHS;
-use super::{Settings, annotation};
+use super::{Label, Settings, annotation};
 
 /// Where the kubelet keeps what it makes for pods, below the uid of each.
 pub const KUBELET_PODS: &str = "/var/lib/kubelet/pods";
@@ -25,7 +25,11 @@ pub struct Facts {
     /// Whether the node can limit swap: cgroup v1 has `memory.memsw.limit_in_bytes`, v2 `memory.swap.max`. Where it
     /// cannot, asking for a swap limit would fail every container.
     pub swap_limit: bool,
-    /// What is enforced on the node of AppArmor and SELinux.
+    /// The sizes of huge pages, as cgroups spell them (`2MB`, `1GB`), that the node can limit and that the cgroup above the
+    /// container's does not, as a kubelet's does. Where it cannot, asking for a limit would fail every container.
+    pub unlimited_huge_pages: Vec<String>,
+    /// Which of AppArmor and SELinux the node has, and what it makes of the spec's label. Only looked at where it is
+    /// required.
     pub mandatory_access_control: Option<MandatoryAccessControl>,
     /// The directory the root file system is mounted on, in containerd's bundle.
     pub rootfs: PathBuf,
@@ -41,13 +45,19 @@ pub struct Facts {
     pub devices: Vec<NodeDevice>,
 }
 
-/// A security module that gives processes labels.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A security module that gives processes labels, and what it makes of the label of a spec.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MandatoryAccessControl {
-    /// AppArmor.
-    AppArmor,
-    /// SELinux, in enforcing mode.
-    SeLinux,
+    /// AppArmor, with those of its loaded profiles that the spec names ([`profiles`](super::profiles)), or why they
+    /// cannot be read.
+    AppArmor(Result<Vec<Label>, String>),
+    /// SELinux.
+    SeLinux {
+        /// Whether the node is in enforcing mode.
+        enforcing: bool,
+        /// Whether the label's domain is permissive all the same, or why the kernel does not tell.
+        permissive: Result<bool, String>,
+    },
 }
 
 /// Paths of the node that belong to one pod, links resolved.
@@ -170,6 +180,8 @@ impl Facts {
             host_namespaces_joined: Vec::new(),
             foreign_namespaces_joined: Vec::new(),
             swap_limit: true,
+            // Which there are depends on the node's processor and kernel.
+            unlimited_huge_pages: Vec::new(),
             mandatory_access_control: None,
             rootfs: "/rootfs".into(),
             own,

@@ -101,7 +101,7 @@ rules! {
     DEVICES {
         id: "devices",
         level: Level::Give,
-        reason: "a device list that does not begin by denying all inherits the node's, which denies nothing",
+        reason: "a device list that does not begin by denying all inherits the node's, which denies nothing; and an image may carry a node for the console of the node, which containerd lets every container open",
         fix: "none is needed: the devices of the spec stay, all others are denied",
         pss: None,
         cis: Some("5.2.2"),
@@ -139,6 +139,15 @@ rules! {
         level: Level::Amend,
         reason: "huge pages are taken from a pool of the node that other pods count on",
         fix: "set resources.limits.hugepages-2Mi and hugepages-1Gi within the node's maximum",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    UNASKED_HUGE_PAGES {
+        id: "unasked-huge-pages",
+        level: Level::Give,
+        reason: "where neither the spec nor the pod's cgroup limits huge pages, a container may take every one of the node's",
+        fix: "none is needed in Kubernetes: who wants huge pages sets resources.limits.hugepages-2Mi",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),
@@ -193,6 +202,24 @@ rules! {
         level: Level::Give,
         reason: "a real-time process runs before every other of the node, and no CPU quota counts its time; its disk requests likewise",
         fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    PRIORITY {
+        id: "priority",
+        level: Level::Give,
+        reason: "what runs below nice 0, or may go there by itself, takes the CPU from its equals and the disk from other pods",
+        fix: "none is needed: Kubernetes has no field for it, the runtime's base spec may ask for it",
+        pss: None,
+        cis: Some("5.6.3"),
+        nist: Some("4.4.3, 4.3.4"),
+    }
+    OOM_SCORE {
+        id: "oom-score",
+        level: Level::Give,
+        reason: "whom the OOM killer spares, another pod or the node's own services die for; at -1000 the container's own limit ends nothing",
+        fix: "none is needed: the kubelet sets it by the pod's class of service, and this goes below",
         pss: None,
         cis: Some("5.6.3"),
         nist: Some("4.4.3, 4.3.4"),
@@ -257,6 +284,24 @@ rules! {
         reason: "a sysctl outside the pod's namespaces is the node's: kernel.core_pattern alone names a program that the kernel runs as root",
         fix: "leave out securityContext.sysctls but those of the pod's own network and IPC namespaces",
         pss: Some("Baseline: sysctls"),
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    UNIFIED_RESOURCES {
+        id: "unified-resources",
+        level: Level::Refuse,
+        reason: "files of a cgroup move the node's processes, take CPUs from other pods and limits from this one: only those known to limit a container are written",
+        fix: "name in linux.resources.unified only limits of cpu, cpuset, io, memory, pids, hugetlb and rdma",
+        pss: None,
+        cis: None,
+        nist: Some("4.4.3"),
+    }
+    UNIT_PROPERTIES {
+        id: "unit-properties",
+        level: Level::Refuse,
+        reason: "the properties of a container's systemd unit lift its limits, run programs and order the node's own units",
+        fix: "set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
+        pss: None,
         cis: None,
         nist: Some("4.4.3"),
     }
@@ -353,7 +398,7 @@ rules! {
     MAC_LABEL {
         id: "mac-label",
         level: Level::Refuse,
-        reason: "without a label the node's security module lets the process do what any may",
+        reason: "without a label the node's security module lets the process do what any may, and with one it does not enforce as well",
         fix: "set securityContext.appArmorProfile.type: RuntimeDefault, or seLinuxOptions",
         pss: Some("Baseline: appArmorProfile, seLinuxOptions"),
         cis: None,
@@ -398,8 +443,17 @@ rules! {
     INVALID_SPEC {
         id: "invalid-spec",
         level: Level::Malformed,
-        reason: "a spec without a root or a Linux part cannot be run, let alone judged",
+        reason: "a spec that cannot be read, or has no root or no Linux part, cannot be run, let alone judged",
         fix: "report it to who runs the node: the runtime was given an incomplete config.json",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    INVALID_SECCOMP {
+        id: "invalid-seccomp",
+        level: Level::Malformed,
+        reason: "a profile that is not understood in full would deny something else than its author believes",
+        fix: "correct the seccomp profile that the pod brings along",
         pss: None,
         cis: None,
         nist: None,
@@ -421,6 +475,24 @@ rules! {
         pss: None,
         cis: None,
         nist: Some("3.4.1, 4.4.1"),
+    }
+    UNANSWERED {
+        id: "unanswered",
+        level: Level::Malformed,
+        reason: "what a volume is, its server says; what nobody looked at is not admitted",
+        fix: "see to it that the servers of the pod's volumes answer",
+        pss: None,
+        cis: None,
+        nist: None,
+    }
+    NODE_CONFIGURATION {
+        id: "node-configuration",
+        level: Level::Malformed,
+        reason: "what is not understood in full decides nothing: it may hold the limit that its author relies on",
+        fix: "ask who runs the node to run curbctl config check",
+        pss: None,
+        cis: None,
+        nist: None,
     }
 }
 

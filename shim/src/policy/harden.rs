@@ -12,9 +12,20 @@ use super::floor::{
 };
 use super::{Change, ContainerFloor, LimitSettings, Role, limits, mounts, process};
 
+/// What is to be changed that the spec alone does not tell.
+#[derive(Clone, Debug)]
+pub(super) struct Marked {
+    /// The places of the mounts that are to be read-only.
+    pub secrets: Vec<usize>,
+    /// The places of the device rules that are to go.
+    pub consoles: Vec<usize>,
+    /// The sizes of huge pages that nothing limits yet.
+    pub unlimited_huge_pages: Vec<String>,
+}
+
 pub(super) fn harden(
     spec: &mut Spec,
-    secrets: &[usize],
+    marked: &Marked,
     floor: &ContainerFloor,
     settings: &LimitSettings,
     changes: &mut Vec<Change>,
@@ -27,7 +38,7 @@ pub(super) fn harden(
     }
     let mut user = None;
     if let Some(p) = spec.process_mut() {
-        process::harden(p, changes);
+        process::harden(p, floor, changes);
         user = Some(p.user().clone());
     }
     if let Some(linux) = spec.linux_mut() {
@@ -36,14 +47,15 @@ pub(super) fn harden(
         let readonly = with(linux.readonly_paths().as_deref(), &READ_ONLY, &READ_ONLY_PATHS, changes);
         linux.set_readonly_paths(Some(readonly));
         let mut resources = linux.resources().clone().unwrap_or_default();
+        close_consoles(&mut resources, &marked.consoles, changes);
         deny_devices_first(&mut resources, changes);
-        limits::harden_create(&mut resources, settings, floor.swap_limit, changes);
+        limits::harden_create(&mut resources, settings, floor.swap_limit, &marked.unlimited_huge_pages, changes);
         linux.set_resources(Some(resources));
     }
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory =
         resources.and_then(|resources| resources.memory().as_ref()?.limit()).and_then(|l| u64::try_from(l).ok());
-    mounts::harden(spec, secrets, settings, memory, changes);
+    mounts::harden(spec, &marked.secrets, settings, memory, changes);
     if let (Role::Container, Some(user)) = (floor.role, user) {
         give_agent_directories(spec, &user, settings.agent_tmpfs.min(memory.unwrap_or(u64::MAX)), changes);
     }
@@ -61,6 +73,16 @@ fn with(asked: Option<&[String]>, floor: &[&str], rule: &'static Rule, changes: 
         paths.extend(missing.into_iter().map(str::to_owned));
     }
     paths
+}
+
+fn close_consoles(resources: &mut LinuxResources, consoles: &[usize], changes: &mut Vec<Change>) {
+    if consoles.is_empty() {
+        return;
+    }
+    let rules = resources.devices().iter().flatten().enumerate();
+    let kept = rules.filter(|(index, _)| !consoles.contains(index)).map(|(_, rule)| rule.clone()).collect();
+    resources.set_devices(Some(kept));
+    changes.push(Change::new(&DEVICES, "linux.resources.devices", "the node's console (c 5:1)", "denied"));
 }
 
 /// runc takes the absence of a rule as a denial. The kernel does not: on cgroup v1 a new cgroup has what its parent

@@ -2,15 +2,17 @@
 
 use std::fmt;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 
-use super::admit::unified_key;
-use super::floor::{CPU_LIMIT, HUGE_PAGES, MEMORY_LIMIT, PIDS_LIMIT, REAL_TIME, SWAP_LIMIT};
+use super::floor::{
+    CPU_LIMIT, HUGE_PAGES, MEMORY_LIMIT, PIDS_LIMIT, REAL_TIME, SWAP_LIMIT, UNASKED_HUGE_PAGES, UNIFIED_RESOURCES,
+};
+use super::unified::{self, Unified};
 use super::verdict::quote;
 use super::{Change, ContainerFloor, Denial, Denied, LimitSettings, Limits, Mode};
 
 /// The CFS period in microseconds where none is given: the kernel's default, and Kubernetes'.
-const PERIOD: u64 = 100_000;
+pub(super) const PERIOD: u64 = 100_000;
 /// The shortest quota in microseconds that the kernel takes (`min_cfs_quota_period` in kernel/sched/core.c).
 const MIN_QUOTA: u64 = 1000;
 
@@ -25,10 +27,12 @@ pub(super) fn harden_create(
     resources: &mut LinuxResources,
     settings: &LimitSettings,
     swap_limit: bool,
+    unlimited_huge_pages: &[String],
     changes: &mut Vec<Change>,
 ) {
     clamp(resources, Absent::Default(&settings.default), &settings.max, swap_limit, changes);
     clamp_huge_pages(resources, settings.max_hugetlb, changes);
+    give_no_huge_pages(resources, unlimited_huge_pages, changes);
 }
 
 /// Clamps the limits of an update to the maxima of the container's floor. What the update leaves out stays out, and
@@ -36,16 +40,23 @@ pub(super) fn harden_create(
 /// runtime takes them from an update, though CRI sends them with each.
 ///
 /// # Errors
-/// A key of `unified` that is a path, in audit mode too; in strict mode a limit beyond the maxima.
+/// A key of `unified` that is a path, in audit mode too; one that is no limit; in strict mode a limit beyond the maxima.
 pub fn harden_update(
     mut resources: LinuxResources,
     container: &ContainerFloor,
 ) -> Result<(LinuxResources, Vec<Change>), Denied> {
-    if let Some(denied) = Denied::new(unified_key(&resources).into_iter().collect()) {
+    if let Some(denied) = Denied::new(unified::malformed(&resources).into_iter().collect()) {
         return Err(denied);
     }
     resources.set_devices(None);
     let mut changes = Vec::new();
+    let unknown = unified::judge(&resources);
+    if container.mode.enforces()
+        && let Some(denied) = Denied::new(unknown.iter().cloned().collect())
+    {
+        return Err(denied);
+    }
+    changes.extend(unknown.map(|denial| Change::new(&UNIFIED_RESOURCES, "update", denial.found(), "refused")));
     let mut now = resources.clone();
     clamp(&mut now, Absent::Keep, &container.max, container.swap_limit, &mut changes);
     clamp_huge_pages(&mut now, container.max_hugetlb, &mut changes);
@@ -68,18 +79,25 @@ fn clamp(
     changes: &mut Vec<Change>,
 ) {
     let unified = Unified::take(resources, changes);
+    if !unified.huge_pages.is_empty() {
+        let mut huge_pages = resources.hugepage_limits().clone().unwrap_or_default();
+        unified.huge_pages.into_iter().for_each(|limit| lower(&mut huge_pages, limit));
+        resources.set_hugepage_limits(Some(huge_pages));
+    }
 
     let mut memory = (*resources.memory()).unwrap_or_default();
     clamp_memory(&mut memory, unified.memory, absent, max.memory, swap_limit, changes);
     if resources.memory().is_some() || memory != LinuxMemory::default() {
         resources.set_memory(Some(memory));
     }
+    unified::clamp_protection(resources, memory.limit().and_then(positive).unwrap_or(max.memory), changes);
 
     let mut cpu = resources.cpu().clone().unwrap_or_default();
     if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
         changes.push(Change::new(&REAL_TIME, "linux.resources.cpu.realtimeRuntime", runtime, "none"));
     }
     cpu.set_realtime_runtime(None).set_realtime_period(None);
+    cpu.set_burst(lowest(cpu.burst(), unified.burst));
     clamp_cpu(&mut cpu, unified.cpu, absent, max.cpu_millis, changes);
     if resources.cpu().is_some() || cpu != LinuxCpu::default() {
         resources.set_cpu(Some(cpu));
@@ -170,17 +188,53 @@ fn clamp_cpu(cpu: &mut LinuxCpu, unified: Option<(u64, u64)>, absent: Absent<'_>
     }
 }
 
-/// A size that is not named keeps what the cgroup's parent allows: naming one that the node lacks would fail the
-/// container.
 fn clamp_huge_pages(resources: &mut LinuxResources, max: u64, changes: &mut Vec<Change>) {
     for limit in resources.hugepage_limits_mut().iter_mut().flatten() {
         let was = u64::try_from(limit.limit()).unwrap_or(u64::MAX);
         if was > max {
-            let field = format!("linux.resources.hugepageLimits {}", quote(limit.page_size()));
             limit.set_limit(signed(max));
-            changes.push(Change::new(&HUGE_PAGES, &field, bytes(was), bytes(max)));
+            changes.push(Change::new(&HUGE_PAGES, &huge_page_field(limit), bytes(was), bytes(max)));
         }
     }
+}
+
+/// Limits to nothing what neither the spec limits nor anything above the container: it could take all there are. `sizes`
+/// are those that this is so of. In a pod of a kubelet there are none, since the pod's own cgroup has limits; to give
+/// one there would take pages away that the pod asked for, since containerd does not pass the kubelet's wish on.
+fn give_no_huge_pages(resources: &mut LinuxResources, sizes: &[String], changes: &mut Vec<Change>) {
+    let mut limits = resources.hugepage_limits().clone().unwrap_or_default();
+    for size in sizes {
+        if limits.iter().all(|limit| limit.page_size() != size) {
+            let mut none = LinuxHugepageLimit::default();
+            none.set_page_size(size.clone());
+            none.set_limit(0);
+            changes.push(Change::new(&UNASKED_HUGE_PAGES, &huge_page_field(&none), "none", 0));
+            limits.push(none);
+        }
+    }
+    if !limits.is_empty() {
+        resources.set_hugepage_limits(Some(limits));
+    }
+}
+
+/// Adds a limit, or lowers those there are of the same size.
+fn lower(limits: &mut Vec<LinuxHugepageLimit>, limit: LinuxHugepageLimit) {
+    let mut known = false;
+    for other in limits.iter_mut().filter(|other| other.page_size() == limit.page_size()) {
+        known = true;
+        // A negative one is no limit.
+        let other_limit = u64::try_from(other.limit()).unwrap_or(u64::MAX);
+        if other_limit > u64::try_from(limit.limit()).unwrap_or(u64::MAX) {
+            other.set_limit(limit.limit());
+        }
+    }
+    if !known {
+        limits.push(limit);
+    }
+}
+
+fn huge_page_field(limit: &LinuxHugepageLimit) -> String {
+    format!("linux.resources.hugepageLimits {}", quote(limit.page_size()))
 }
 
 /// The limits that the author was to set and did not.
@@ -209,46 +263,6 @@ fn share_of(millis: u64, period: u64) -> (u64, u64) {
         q if q < MIN_QUOTA || i64::try_from(q).is_err() => (quota(PERIOD).max(MIN_QUOTA), PERIOD),
         q => (q, period),
     }
-}
-
-/// The limits that `unified` sets by file name. They are taken out of the map and counted as if they stood in the
-/// typed fields, since they would be written last and lift what those set.
-#[derive(Default)]
-struct Unified {
-    memory: Option<u64>,
-    cpu: Option<(u64, u64)>,
-    pids: Option<u64>,
-}
-
-impl Unified {
-    fn take(resources: &mut LinuxResources, changes: &mut Vec<Change>) -> Self {
-        let mut found = Self::default();
-        let Some(map) = resources.unified_mut() else {
-            return found;
-        };
-        let mut take = |key: &str, rule, now| {
-            let value = map.remove(key)?;
-            changes.push(Change::new(rule, &format!("linux.resources.unified {key}"), quote(&value), now));
-            Some(value)
-        };
-        found.memory = take("memory.max", &MEMORY_LIMIT, "memory.limit").and_then(|v| number(&v));
-        take("memory.swap.max", &SWAP_LIMIT, "memory.swap");
-        found.pids = take("pids.max", &PIDS_LIMIT, "pids.limit").and_then(|v| number(&v));
-        found.cpu = take("cpu.max", &CPU_LIMIT, "cpu.quota").and_then(|v| {
-            let mut parts = v.split_whitespace();
-            let quota = number(parts.next()?)?;
-            Some((quota, parts.next().map_or(Some(PERIOD), number)?))
-        });
-        take("cpu.max.burst", &CPU_LIMIT, "none");
-        if map.is_empty() {
-            resources.set_unified(None);
-        }
-        found
-    }
-}
-
-fn number(text: &str) -> Option<u64> {
-    text.trim().parse().ok().filter(|n| *n > 0 && i64::try_from(*n).is_ok())
 }
 
 fn positive(limit: i64) -> Option<u64> {

@@ -14,12 +14,15 @@ mod facts;
 pub mod floor;
 mod harden;
 mod identity;
+mod labels;
 mod limits;
 mod mounts;
 mod process;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod unified;
+mod unit;
 mod verdict;
 
 use oci_spec::runtime::Spec;
@@ -31,13 +34,15 @@ pub use facts::{
     is_bind, is_plain,
 };
 pub use identity::REGISTER_ANNOTATION;
+pub use labels::{Label, Module, profiles};
 pub use limits::harden_update;
 pub use process::{HardenedProcess, admit_exec};
 pub use settings::{
     Allowances, AllowedDevice, AllowedHook, DeviceError, LimitSettings, Limits, Mode, Pattern, PatternError, Register,
     Requirements, Settings,
 };
-pub use verdict::{Change, Denial, Denied};
+pub use unit::{UnitProperty, unit_properties};
+pub use verdict::{Change, Denial, Denied, Unjudged};
 
 /// The annotation in which CRI says what a container is to its pod (containerd `pkg/cri/annotations`).
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
@@ -124,6 +129,8 @@ pub struct ContainerFloor {
     root_allowed: bool,
     /// Whether gid 0 is another's, likewise, or is not asked about.
     root_group_allowed: bool,
+    /// Whether an AppArmor profile or an SELinux label must be enforced on its processes.
+    mac_label_required: bool,
     max: Limits,
     max_hugetlb: u64,
     swap_limit: bool,
@@ -143,6 +150,11 @@ impl ContainerFloor {
     /// Whether what would be amended is refused: in strict mode, and not of the sandbox, which is not its author's.
     fn is_strict(&self) -> bool {
         self.mode == Mode::Strict && self.role == Role::Container
+    }
+
+    /// Whether an AppArmor profile or an SELinux label must be enforced on its processes.
+    pub fn requires_mac_label(&self) -> bool {
+        self.mac_label_required
     }
 
     /// The most its limits may be raised to.

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 
 use oci_spec::runtime::{
-    Capabilities, Capability, IOPriorityClass, LinuxCapabilities, LinuxSchedulerPolicy, PosixRlimit,
+    Capabilities, Capability, IOPriorityClass, LinuxCapabilities, LinuxIOPriority, LinuxSchedulerPolicy,
     PosixRlimitBuilder, PosixRlimitType, Process,
 };
 
-use super::floor::{CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, REAL_TIME, ROOT_GROUP, RUN_AS_ROOT};
+use super::floor::{
+    CAPABILITIES, INVALID_PROCESS, NO_NEW_PRIVILEGES, OOM_SCORE, PRIORITY, REAL_TIME, ROOT_GROUP, RUN_AS_ROOT, Rule,
+};
 use super::verdict::quote;
-use super::{Change, ContainerFloor, Denial, Denied, Mode};
+use super::{Change, ContainerFloor, Denial, Denied, Mode, Role};
 
 /// A process judged and amended: the only thing from which an exec may be started.
 ///
@@ -55,7 +57,7 @@ pub fn admit_exec(process: Process, container: &ContainerFloor) -> Result<Harden
     let mut denials = judge(&process, container);
     let mut changes = Vec::new();
     let mut hardened = process.clone();
-    harden(&mut hardened, &mut changes);
+    harden(&mut hardened, container, &mut changes);
     if container.is_strict() {
         denials.extend(changes.iter().filter_map(Change::denial));
     }
@@ -103,6 +105,15 @@ pub(super) fn malformed(process: &Process) -> Vec<Denial> {
     if [user.uid(), user.gid()].iter().chain(user.additional_gids().iter().flatten()).any(|id| *id == u32::MAX) {
         deny(format!("{} is no user or group id", u32::MAX));
     }
+    if let Some(level) = process.io_priority().as_ref().map(LinuxIOPriority::priority).filter(|l| !(0..=7).contains(l))
+    {
+        deny(format!("invalid ioPriority.Priority: {level}"));
+    }
+    if let Some(scheduler) = process.scheduler()
+        && let Some(nice) = scheduler.nice().filter(|nice| !(-20..=19).contains(nice))
+    {
+        deny(format!("invalid scheduler.nice: {nice} when scheduler.policy is {}", scheduler.policy()));
+    }
     let cwd = process.cwd();
     if cwd.as_os_str().is_empty() {
         deny("Cwd property must not be empty".into());
@@ -133,7 +144,7 @@ pub(super) fn judge(process: &Process, container: &ContainerFloor) -> Vec<Denial
 }
 
 /// What the floor amends of a process.
-pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
+pub(super) fn harden(process: &mut Process, container: &ContainerFloor, changes: &mut Vec<Change>) {
     let asked = process.capabilities().clone();
     let now = keep(asked.as_ref());
     if asked.as_ref().is_none_or(|was| names(was) != names(&now)) {
@@ -148,29 +159,63 @@ pub(super) fn harden(process: &mut Process, changes: &mut Vec<Change>) {
         changes.push(Change::new(&NO_NEW_PRIVILEGES, "noNewPrivileges", if was { "false" } else { "unset" }, true));
         process.set_no_new_privileges(Some(true));
     }
-    take_real_time(process, changes);
+    take_priority(process, changes);
+    limit_rise(process, changes);
+    bound_oom_score(process, container.role, changes);
 }
 
-/// Takes what lets a process run, or reach the disk, before all others, and the limit with which it could do so itself
-/// (sched(7), ioprio_set(2)).
-fn take_real_time(process: &mut Process, changes: &mut Vec<Change>) {
+/// Takes what lets a process run, or reach the disk, before all others or before its equals (sched(7), ioprio_set(2)).
+fn take_priority(process: &mut Process, changes: &mut Vec<Change>) {
     use LinuxSchedulerPolicy::{SchedBatch, SchedIdle, SchedOther};
     let policy = process.scheduler().as_ref().map(|s| *s.policy());
     if let Some(policy) = policy.filter(|p| !matches!(p, SchedOther | SchedBatch | SchedIdle)) {
         changes.push(Change::new(&REAL_TIME, "scheduler", policy, "none"));
         process.set_scheduler(None);
     }
+    if let Some(mut scheduler) = process.scheduler().clone()
+        && let Some(nice) = scheduler.nice().filter(|nice| *nice < 0)
+    {
+        changes.push(Change::new(&PRIORITY, "scheduler.nice", nice, 0));
+        scheduler.set_nice(Some(0));
+        process.set_scheduler(Some(scheduler));
+    }
     if process.io_priority().as_ref().is_some_and(|p| matches!(p.class(), IOPriorityClass::IoprioClassRt)) {
         changes.push(Change::new(&REAL_TIME, "ioPriority", "IOPRIO_CLASS_RT", "none"));
         process.set_io_priority(None);
     }
-    let real_time = |limit: &PosixRlimit| limit.typ() == PosixRlimitType::RlimitRtprio && limit.hard() != 0;
-    let Some(limit) = process.rlimits().iter().flatten().find(|l| real_time(l)).map(PosixRlimit::hard) else { return };
-    changes.push(Change::new(&REAL_TIME, "RLIMIT_RTPRIO", limit, 0));
-    // Not only left out: a limit that is not set is the daemon's.
-    let none = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitRtprio).soft(0u64).hard(0u64).build().ok();
-    let kept = process.rlimits().iter().flatten().filter(|l| !real_time(l)).copied();
-    process.set_rlimits(Some(kept.chain(none).collect()));
+}
+
+/// The limits by which a process may raise its own priority, which none may (getrlimit(2)).
+const RISE: [(PosixRlimitType, &str, &Rule); 2] = [
+    (PosixRlimitType::RlimitRtprio, "RLIMIT_RTPRIO", &REAL_TIME),
+    (PosixRlimitType::RlimitNice, "RLIMIT_NICE", &PRIORITY),
+];
+
+fn limit_rise(process: &mut Process, changes: &mut Vec<Change>) {
+    let mut limits = process.rlimits().clone().unwrap_or_default();
+    for (kind, name, rule) in RISE {
+        let asked = limits.iter().filter(|limit| limit.typ() == kind).map(|limit| limit.hard().max(limit.soft())).max();
+        if let Some(asked) = asked.filter(|asked| *asked != 0) {
+            changes.push(Change::new(rule, name, asked, 0));
+        }
+        // Not only left out: a limit that is not set is the daemon's.
+        limits.retain(|limit| limit.typ() != kind);
+        limits.extend(PosixRlimitBuilder::default().typ(kind).soft(0u64).hard(0u64).build());
+    }
+    process.set_rlimits(Some(limits));
+}
+
+/// Keeps a process in reach of the OOM killer: no further from it than the kubelet puts its pods
+/// (`guaranteedOOMScoreAdj`, of which critical pods are, and `PodInfraOOMAdj` in its `pkg/kubelet/qos/policy.go`).
+fn bound_oom_score(process: &mut Process, role: Role, changes: &mut Vec<Change>) {
+    let least = match role {
+        Role::Sandbox => -998,
+        Role::Container => -997,
+    };
+    if let Some(score) = process.oom_score_adj().filter(|score| *score < least) {
+        changes.push(Change::new(&OOM_SCORE, "oomScoreAdj", score, least));
+        process.set_oom_score_adj(Some(least));
+    }
 }
 
 /// The lists that stay. NET_BIND_SERVICE stays where it was asked for, and it counts as asked for only alone: it is

@@ -48,7 +48,7 @@ pub struct LimitSettings {
     pub default: Limits,
     /// What any limit is clamped to.
     pub max: Limits,
-    /// The most bytes of huge pages, of each page size. A spec that names none has what its cgroup's parent has.
+    /// The most bytes of huge pages, of each page size. A spec that names none gets what its pod has, or none.
     pub max_hugetlb: u64,
     /// The most bytes a tmpfs at `/dev/shm` can hold. None can hold more than the container's memory limit.
     pub max_shm: u64,
@@ -91,7 +91,7 @@ pub struct Requirements {
     pub limits: bool,
     /// The spec must carry a seccomp profile of its own: a pod that is `Unconfined` is refused.
     pub seccomp_profile: bool,
-    /// The process must have an AppArmor profile or an SELinux label where the node enforces one.
+    /// The process must have an AppArmor profile or an SELinux label that the node enforces, where it has one of the two.
     pub mac_label: bool,
     /// No process may have gid 0, primary or additional.
     pub non_root_group: bool,

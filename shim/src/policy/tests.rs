@@ -98,6 +98,8 @@ fn broken() -> Vec<(&'static str, Spec)> {
         ("user-namespace", container(&[("/linux/gidMappings", json!([{"containerID": 9, "hostID": 0, "size": 1}]))])),
         ("start-container-hooks", container(&[("/hooks", hook)])),
         ("unsafe-sysctls", container(&[("/linux/sysctl", json!({"kernel.core_pattern": "|/agent/runtime/x"}))])),
+        ("unified-resources", container(&[("/linux/resources/unified", json!({"cgroup.procs": "1"}))])),
+        ("unit-properties", container(&[("/annotations/org.systemd.property.Delegate", json!("false"))])),
         ("invalid-spec", container(&[("/root", json!(null))])),
         ("invalid-spec", container(&[("/linux", json!(null))])),
         ("invalid-process", container(&[("/process", json!(null))])),

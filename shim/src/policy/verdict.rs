@@ -4,10 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::floor::{Level, PROFILE, RULES, Rule};
+use super::floor::{INVALID_SECCOMP, INVALID_SPEC, Level, NODE_CONFIGURATION, PROFILE, RULES, Rule, UNANSWERED};
 
 /// The most characters of a refusal. `kubectl describe pod` shows it after what containerd puts before it.
 pub const MAX_SENTENCE: usize = 200;
+
+/// The most characters of what kept a spec from being judged.
+const LONGEST_REASON: usize = 250;
 
 /// Why a spec or an exec is refused: at least one denial, and all of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,6 +22,19 @@ pub struct Denial {
     rule: &'static str,
     found: String,
     fix: &'static str,
+}
+
+/// What keeps a spec from being judged at all, whatever is in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unjudged {
+    /// It cannot be read.
+    Spec,
+    /// Its seccomp profile cannot.
+    Seccomp,
+    /// What it names on the node cannot be looked at.
+    Node,
+    /// The node's configuration cannot be used.
+    Configuration,
 }
 
 /// One amendment made so that a spec meets the floor.
@@ -38,6 +54,22 @@ impl Denied {
     pub fn of_profile(profile: &str, namespace: &str) -> Self {
         let found = format!("namespace {} may not use profile {}", quote(namespace), quote(profile));
         Self(vec![Denial::new(&PROFILE, found)])
+    }
+
+    /// The refusal of a spec that is not judged. `why` may hold text of the spec's.
+    pub fn unjudged(what: Unjudged, why: &str) -> Self {
+        let rule = match what {
+            Unjudged::Spec => &INVALID_SPEC,
+            Unjudged::Seccomp => &INVALID_SECCOMP,
+            Unjudged::Node => &UNANSWERED,
+            Unjudged::Configuration => &NODE_CONFIGURATION,
+        };
+        let spelt_out = why.chars().take(LONGEST_REASON).flat_map(|c| match c {
+            // Harmless, and common in what is said of TOML and JSON.
+            '"' | '\'' => vec![c],
+            c => c.escape_debug().collect(),
+        });
+        Self(vec![Denial::new(rule, shorten(&spelt_out.collect::<String>(), LONGEST_REASON))])
     }
 
     /// Every rule that was broken, in the order of judgement.

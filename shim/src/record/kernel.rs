@@ -70,6 +70,11 @@ impl KernelView {
         ]
     }
 
+    /// The first of those sets that holds more than `allowed`.
+    pub fn capabilities_beyond(&self, allowed: u64) -> Option<(&'static str, u64)> {
+        self.capability_sets().into_iter().find(|(_, set)| set & !allowed != 0)
+    }
+
     /// Reads `/proc/<pid>/status`; the root is not in it.
     ///
     /// # Errors

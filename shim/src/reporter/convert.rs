@@ -20,7 +20,9 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         uid: identity.sandbox_uid,
         sandbox_id: identity.sandbox_id,
     };
+    let held_to = record.controls.as_ref().map(controls);
     let controls = record.controls.unwrap_or_default();
+    let denial = |it: record::Denial| v1::Denial { rule: it.rule, found: it.found, fix: it.fix };
     v1::Agent {
         id: record.id,
         containerd_namespace: record.namespace,
@@ -38,6 +40,7 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         filters: Some(v1::Filters {
             floor: record.filters.floor.unwrap_or_default(),
             pod: record.filters.pod.unwrap_or_default(),
+            warnings: record.filters.warnings,
         }),
         state: state(record.state).into(),
         pid: record.pid,
@@ -50,6 +53,24 @@ pub(super) fn agent(record: Record) -> v1::Agent {
         apparmor_profile: controls.apparmor.unwrap_or_default(),
         selinux_label: controls.selinux.unwrap_or_default(),
         devices: devices(controls.devices, controls.device_program),
+        profile: record.profile.unwrap_or_default(),
+        policy_sha256: record.policy_digest.unwrap_or_default(),
+        config_sha256: record.config_digest.unwrap_or_default(),
+        controls: held_to,
+        denials: record.denials.into_iter().map(denial).collect(),
+        cgroup_paths: record.cgroup_paths.into_iter().collect(),
+    }
+}
+
+fn controls(controls: &record::Controls) -> v1::Controls {
+    v1::Controls {
+        inherited_filters: controls.inherited_filters,
+        pod_filters: controls.pod_filters,
+        net_bind_service: controls.net_bind_service,
+        root_allowed: controls.root_allowed,
+        masked_paths: controls.masked_paths.clone(),
+        read_only_paths: controls.read_only_paths.clone(),
+        limits_max: Some(limits(&controls.limits_max)),
     }
 }
 

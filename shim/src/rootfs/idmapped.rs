@@ -15,7 +15,7 @@ use super::options::{Options, PAGE};
 use super::overlay::LOWERDIR;
 use super::{Mount, Target, mount2};
 use crate::idmap::IdMap;
-use crate::sys;
+use crate::sys::{self, MountChange};
 
 /// Mounts an overlay with each lower directory mapped; the upper one holds mapped owners already. Takes Linux 5.19.
 ///
@@ -35,7 +35,7 @@ pub(super) fn mount_overlay(overlay: &Mount, options: &Options, map: &IdMap, tar
         .split(':')
         .map(|dir| {
             let layer = clone_mount(dir)?;
-            sys::mount_set_id_map(&layer, &namespace, false)?;
+            sys::change_mount(&layer, MountChange::IdMap(namespace.as_fd()), false)?;
             Ok(layer)
         })
         .collect::<io::Result<Vec<_>>>()?;
@@ -57,7 +57,7 @@ pub(super) fn mount_overlay(overlay: &Mount, options: &Options, map: &IdMap, tar
 /// Covers the mount at `target` by itself with its owners mapped.
 pub(super) fn cover(map: &IdMap, target: &Target) -> io::Result<()> {
     let mapped = clone_mount(&target.proc_path())?;
-    sys::mount_set_id_map(&mapped, map.make_namespace()?, false)?;
+    sys::change_mount(&mapped, MountChange::IdMap(map.make_namespace()?.as_fd()), false)?;
     attach(&mapped, target)
 }
 

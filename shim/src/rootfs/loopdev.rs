@@ -9,7 +9,7 @@ use nix::mount::MsFlags;
 
 use super::RootfsError;
 use super::options::Options;
-use crate::sys::{self, LoopFlags};
+use crate::sys::{self, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
 
 /// Between asking for a free device and taking it another process may take it; each try asks for another one.
 const TRIES: usize = 100;
@@ -33,7 +33,8 @@ pub(super) fn attach(file: &Path, options: &Options) -> Result<LoopDevice, Rootf
     let open = |path: &Path| OpenOptions::new().read(true).write(!read_only).custom_flags(libc::O_NONBLOCK).open(path);
     let backing = open(file).map_err(failed("open the file of a loop device"))?;
     let control = open(Path::new("/dev/loop-control")).map_err(failed("open /dev/loop-control"))?;
-    let flags = LoopFlags { read_only, direct_io: options.direct_io };
+    let asked = [(read_only, LO_FLAGS_READ_ONLY), (options.direct_io, LO_FLAGS_DIRECT_IO)];
+    let flags = asked.into_iter().filter(|(on, _)| *on).fold(LO_FLAGS_AUTOCLEAR, |flags, (_, flag)| flags | flag);
     let mut busy = None;
     for _ in 0..TRIES {
         let number = sys::free_loop_device(&control).map_err(failed("find a free loop device"))?;

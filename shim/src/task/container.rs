@@ -172,6 +172,13 @@ impl Container {
         Ok(())
     }
 
+    /// Puts on record that something asked of the container cannot be read, and passes on why.
+    pub async fn refuse_unread(&self, operation: &str, error: TaskError) -> TaskError {
+        let event = trail::failed(self.event(trail::VERDICT), operation, &error);
+        self.trail.tell(event.with("curb.verdict", "refuse")).await;
+        error
+    }
+
     /// Signals init, or every process of the container with `all`.
     ///
     /// # Errors
@@ -273,6 +280,7 @@ impl Container {
         let view = record::kernel_view(pid.unsigned_abs())
             .map_err(|error| TaskError::failed("read back what the kernel enforces", &error))?;
         report::check_floor(&view, &self.floor, self.filters)
+            .and_then(|()| report::check_labels(pid.unsigned_abs(), &self.floor, &self.labels))
             .map_err(|missing| TaskError::Failed(format!("the kernel does not enforce the floor: {missing}")))?;
         Ok(view)
     }

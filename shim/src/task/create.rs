@@ -10,7 +10,6 @@ use containerd_shim_protos::topics;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
-use super::aside::{self, aside};
 use super::container::Container;
 use super::hooks::LateHooks;
 use super::options;
@@ -19,12 +18,13 @@ use super::pod::Pod;
 use super::process::{Process, Status};
 use super::report::Report;
 use super::trail::{self, Trail};
+use crate::aside::{self, aside};
 use crate::cgroup::Cgroup;
 use crate::error::{TaskError, chain};
 use crate::facts;
 use crate::launch;
 use crate::leftovers;
-use crate::policy::{self, Denied, Hardened};
+use crate::policy::{self, Denied, Hardened, Unjudged};
 use crate::record;
 use crate::rootfs::Mount;
 use crate::stdio::{self, Endpoints, IoContext};
@@ -83,21 +83,22 @@ impl Pod {
 
     async fn build(self: &Arc<Self>, request: &CreateTaskRequest) -> Result<Arc<Container>, TaskError> {
         let bundle = PathBuf::from(&request.bundle);
-        let spec = facts::read_spec(&bundle).map_err(|error| TaskError::Failed(chain(&error)))?;
-        let mut report = Report::new(&self.namespace, &request.id, &spec);
-        let pinned = self.pin.of(&spec).await?;
+        let spec = facts::read_spec(&bundle);
+        let mut report = Report::new(&self.namespace, &request.id, spec.as_ref().ok());
+        let pinned = self.pin.of(spec.as_ref().ok()).await?;
         report.judged_by(&pinned);
-        let (trail, digest) = (pinned.trail.clone(), &pinned.config_digest);
-        let judgement = match &pinned.settings {
-            Ok(settings) => self.judge(spec, request, &pinned, settings).await?,
-            Err(denied) => Err(denied.clone()),
+        let trail = pinned.trail.clone();
+        let judgement = match (spec, &pinned.settings) {
+            (Ok(spec), Ok(settings)) => self.judge(spec, request, &pinned, settings).await,
+            (Ok(_), Err(denied)) => Err(denied.clone()),
+            (Err(error), _) => Err(error.denied()),
         };
         let (hardened, judged) = match judgement {
             Ok(admitted) => admitted,
             Err(denied) => {
                 report.refused(&denied);
                 report.write_or_log();
-                let record = trail.tell(trail::verdict(report.record(), digest)).await;
+                let record = trail.tell(trail::verdict(report.record())).await;
                 self.remember_refused(&request.id);
                 log::warn!("refuse container {}: {denied}", request.id);
                 return Err(TaskError::Refused(denied.sentence(record)));
@@ -107,7 +108,7 @@ impl Pod {
             log::warn!("mode = \"audit\": container {} starts without the floor", request.id);
         }
         report.admitted(&hardened);
-        trail.step(trail::verdict(report.record(), digest)).await?;
+        trail.step(trail::verdict(report.record())).await?;
         let failed = trail::event(trail::FAILED, report.record());
         let made = self.make(request, (hardened, judged), report, trail.clone()).await;
         if let Err(error) = &made {
@@ -123,7 +124,7 @@ impl Pod {
         request: &CreateTaskRequest,
         pinned: &Pinned,
         settings: &policy::Settings,
-    ) -> Result<Result<(Hardened, facts::Judged), Denied>, TaskError> {
+    ) -> Result<(Hardened, facts::Judged), Denied> {
         let containers = self.containers();
         // The pid of one that has ended may be anybody's.
         let living = containers.iter().filter(|it| !matches!(it.init.status(), Status::Stopped | Status::Deleted));
@@ -136,7 +137,7 @@ impl Pod {
             Ok((policy::admit(spec, &facts, &settings)?.harden(), judged))
         });
         let step = "look at what the spec names on the node";
-        judgement.await.map_err(|error| TaskError::FailedPrecondition(format!("{step}: {error}")))
+        judgement.await.unwrap_or_else(|error| Err(Denied::unjudged(Unjudged::Node, &format!("{step}: {error}"))))
     }
 
     /// Makes what was admitted, and sees that it is that.
@@ -216,7 +217,8 @@ impl Pod {
             terminal: request.terminal,
         };
         let launching = self.children.launching().await;
-        let created = self.create_in(&cgroup, &asked, launch).await;
+        let wishes = policy::unit_properties(hardened.spec());
+        let created = self.create_in(&cgroup, (&asked, &wishes), launch).await;
         if let Ok(created) = &created {
             self.children.claim(created.init.pid);
         }
@@ -316,14 +318,14 @@ impl Pod {
     async fn create_in(
         &self,
         cgroup: &Cgroup,
-        asked: &LinuxResources,
+        (asked, wishes): (&LinuxResources, &[policy::UnitProperty]),
         launch: launch::Create,
     ) -> Result<launch::Created, TaskError> {
         let stand_in = match cgroup.needs_process() {
             true => Some(self.launcher.stand_in().map_err(|error| TaskError::Failed(chain(&error)))?),
             false => None,
         };
-        let made = cgroup.create(stand_in.as_ref().map(launch::StandIn::pid), asked).await;
+        let made = cgroup.create(stand_in.as_ref().map(launch::StandIn::pid), asked, wishes).await;
         made.map_err(|error| TaskError::failed("make the container's cgroup", &error))?;
         let created = self.launcher.create(launch).await;
         if let Some(stand_in) = stand_in {

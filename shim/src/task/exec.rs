@@ -278,3 +278,6 @@ async fn watch_exec(container: Arc<Container>, pod: Arc<Pod>, exec: Arc<Exec>, r
     // After its record, so that the one of init's end is the last.
     drop(running);
 }
+
+#[cfg(test)]
+mod tests;

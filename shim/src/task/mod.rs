@@ -5,7 +5,6 @@
 //! one exit per process whose start was announced. They hold by structure: whoever changes a process's state holds its
 //! lock until the event is queued, and the task that awaits an exit takes the same lock before it announces it.
 
-mod aside;
 mod container;
 mod create;
 mod exec;

@@ -3,15 +3,17 @@
 //! A configuration that changes, or breaks, under a running pod concerns the next pod. Execs and updates need not even
 //! this: what they are judged by stays with their container.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::Spec;
 
 use super::trail::Trail;
+use crate::audit;
 use crate::config::{self, ChoiceError, Config, ConfigError, DIRECTORY, asked_profile};
-use crate::error::TaskError;
-use crate::policy::{Denied, REGISTER_ANNOTATION, Register, Settings};
+use crate::error::{TaskError, chain};
+use crate::policy::{Denied, REGISTER_ANNOTATION, Register, Settings, Unjudged};
 
 /// The configuration as it was for the first container.
 pub struct Pinned {
@@ -19,38 +21,55 @@ pub struct Pinned {
     pub trail: Trail,
     /// Files of Curb's own that no pod may mount.
     pub reserved: Vec<PathBuf>,
-    /// Hex sha256 of the node's configuration.
+    /// Hex sha256 of the node's configuration; empty if it cannot be used.
     pub config_digest: String,
     /// Hex sha256 of the policy; empty where there is none.
     pub policy_digest: String,
-    /// The name of the profile, also of one that is refused.
+    /// The name of the profile, also of one that is refused; empty where it is not known.
     pub profile: String,
-    /// What judges, unless the pod asks for a profile that it may not have.
+    /// What judges, unless the pod asks for a profile that it may not have, or nothing can judge.
     pub settings: Result<Settings, Denied>,
 }
 
 impl Pinned {
     /// What `config` has for the pod of `spec`.
-    fn of(config: &Config, trail: Trail, spec: &Spec) -> Result<Self, ConfigError> {
-        let (namespace, asked) = asked_profile(spec.annotations().as_ref());
+    fn of(config: &Config, trail: Trail, spec: Option<&Spec>) -> Self {
+        let annotations = spec.and_then(|spec| spec.annotations().as_ref());
+        let (namespace, asked) = asked_profile(annotations);
         let (profile, policy_digest, settings) = match config.choose(&namespace, asked.as_deref()) {
-            Ok(policy) => (policy.profile, policy.digest, Ok(slim(policy.settings, spec))),
+            Ok(policy) => (policy.profile, policy.digest, Ok(slim(policy.settings, annotations))),
             Err(ChoiceError::NotAllowed { profile, namespace }) => {
                 let denied = Denied::of_profile(&profile, &namespace);
                 (profile, String::new(), Err(denied))
             }
-            Err(ChoiceError::Config(error)) => return Err(error),
+            Err(ChoiceError::Config(error)) => (String::new(), String::new(), Err(unusable(&error))),
         };
         let audit = &config.audit;
         let reserved = vec![audit.path.clone(), audit.key_file.clone(), audit.state.clone()];
-        Ok(Pinned { trail, reserved, config_digest: config.digest(), policy_digest, profile, settings })
+        Pinned { trail, reserved, config_digest: config.digest(), policy_digest, profile, settings }
+    }
+
+    /// What there is without a configuration: a refusal, and the log that was last known.
+    fn without(error: &ConfigError) -> Self {
+        Pinned {
+            trail: Trail::new(audit::Settings::last_known()),
+            reserved: Vec::new(),
+            config_digest: String::new(),
+            policy_digest: String::new(),
+            profile: String::new(),
+            settings: Err(unusable(error)),
+        }
     }
 }
 
+fn unusable(error: &ConfigError) -> Denied {
+    Denied::unjudged(Unjudged::Configuration, &chain(error))
+}
+
 /// The settings without the entries of the register that are not the pod's, for they may be many and it has one.
-fn slim(mut settings: Settings, spec: &Spec) -> Settings {
+fn slim(mut settings: Settings, annotations: Option<&HashMap<String, String>>) -> Settings {
     if let Some(Register::Entries(entries)) = &mut settings.require.register_entry {
-        let own = spec.annotations().as_ref().and_then(|all| all.get(REGISTER_ANNOTATION));
+        let own = annotations.and_then(|all| all.get(REGISTER_ANNOTATION));
         entries.retain(|entry| Some(entry) == own);
         entries.shrink_to_fit();
     }
@@ -67,19 +86,22 @@ impl Pin {
     }
 
     /// What the container of `spec` is judged by, which is kept if there was nothing yet. A pod that may not have its
-    /// profile is asked anew each time.
+    /// profile is asked anew each time. Of a spec that cannot be read, `None`, nothing is kept.
     ///
     /// # Errors
-    /// The configuration cannot be used, or a change of it not be put on record.
-    pub(super) async fn of(&self, spec: &Spec) -> Result<Arc<Pinned>, TaskError> {
+    /// A change of the configuration cannot be put on record.
+    pub(super) async fn of(&self, spec: Option<&Spec>) -> Result<Arc<Pinned>, TaskError> {
         if let Some(pinned) = self.slot().clone() {
             return Ok(pinned);
         }
-        let fault = |error| TaskError::failed("load the node's configuration", &error);
-        let config = config::load(Path::new(DIRECTORY)).map_err(fault)?;
+        let config = match config::load(Path::new(DIRECTORY)) {
+            Ok(config) => config,
+            Err(error) => return Ok(Arc::new(Pinned::without(&error))),
+        };
         let trail = Trail::new(config.audit.clone());
         trail.announce(&config).await?;
-        Ok(self.keep(Pinned::of(&config, trail, spec).map_err(fault)?))
+        let pinned = Pinned::of(&config, trail, spec);
+        Ok(if spec.is_some() { self.keep(pinned) } else { Arc::new(pinned) })
     }
 
     fn keep(&self, pinned: Pinned) -> Arc<Pinned> {
@@ -108,7 +130,7 @@ mod tests {
     fn pinned(directory: &Path, annotations: serde_json::Value) -> Result<Pinned, ConfigError> {
         let spec: Spec = serde_json::from_value(json!({"ociVersion": "1.2.0", "annotations": annotations})).unwrap();
         let config = load_as(directory, Trust::Anyone)?;
-        Pinned::of(&config, Trail::new(config.audit.clone()), &spec)
+        Ok(Pinned::of(&config, Trail::new(config.audit.clone()), Some(&spec)))
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::children;
 use crate::error::chain;
 use crate::idmap::IdMap;
 use crate::launch::Labels;
-use crate::policy::{self, ContainerFloor, Denied, Hardened};
+use crate::lsm;
+use crate::policy::{self, ContainerFloor, Denied, Hardened, Module};
 use crate::record::{
     self, Change, Controls, Denial, Exit, Identity, KernelView, Limits, Mode, NET_BIND_SERVICE, Record, SECCOMP_FILTER,
     State, Store, Verdict,
@@ -32,11 +33,12 @@ pub struct Report {
 const UPDATE_CHANGES_KEPT: usize = 32;
 
 impl Report {
-    /// A report on a spec nobody judged yet.
-    pub fn new(namespace: &str, id: &str, spec: &Spec) -> Self {
+    /// A report on a spec nobody judged yet; `None` is one that cannot be read.
+    pub fn new(namespace: &str, id: &str, spec: Option<&Spec>) -> Self {
         let mut record = Record::new(namespace, id, Verdict::Admit, Mode::Enforce, SystemTime::now());
-        record.identity = Identity::from_annotations(spec.annotations().as_ref());
-        record.limits_asked = asked(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()));
+        record.identity = Identity::from_annotations(spec.and_then(|spec| spec.annotations().as_ref()));
+        let linux = spec.and_then(|spec| spec.linux().as_ref());
+        record.limits_asked = asked(linux.and_then(|linux| linux.resources().as_ref()));
         Report { store: Store::at(record::RUN_DIR), record, changes_at_create: 0 }
     }
 
@@ -62,9 +64,10 @@ impl Report {
 
     /// What it is judged by.
     pub fn judged_by(&mut self, pinned: &Pinned) {
-        self.record.profile = Some(pinned.profile.clone());
-        self.record.config_digest = Some(pinned.config_digest.clone());
-        self.record.policy_digest = Some(pinned.policy_digest.clone()).filter(|digest| !digest.is_empty());
+        let known = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        self.record.profile = known(&pinned.profile);
+        self.record.config_digest = known(&pinned.config_digest);
+        self.record.policy_digest = known(&pinned.policy_digest);
     }
 
     /// The spec was refused.
@@ -184,16 +187,39 @@ pub fn check_floor(view: &KernelView, floor: &ContainerFloor, filters: u32) -> R
     if let Some(found) = view.seccomp_filters.filter(|found| *found < filters) {
         return Err(format!("Seccomp_filters is {found}, not {filters}"));
     }
-    for (name, set) in view.capability_sets() {
-        if set & !NET_BIND_SERVICE != 0 {
-            return Err(format!("{name} is {set:016x}"));
-        }
+    if let Some((name, set)) = view.capabilities_beyond(NET_BIND_SERVICE) {
+        return Err(format!("{name} is {set:016x}"));
     }
     if floor.role() == policy::Role::Container && view.uids.contains(&0) {
         return Err(format!("Uid is {:?}", view.uids));
     }
     if view.root_read_only == Some(false) {
         return Err("the root file system is writable".to_owned());
+    }
+    Ok(())
+}
+
+/// Names the label that the kernel does not enforce on the process `pid`, on a node that requires one: the mode that was
+/// judged may be another by now.
+///
+/// # Errors
+/// The label, with what the kernel says instead.
+pub fn check_labels(pid: u32, floor: &ContainerFloor, labels: &Labels) -> Result<(), String> {
+    if !floor.mode().enforces() || !floor.requires_mac_label() {
+        return Ok(());
+    }
+    let asked = [(Module::AppArmor, &labels.apparmor), (Module::SeLinux, &labels.selinux)];
+    let mut asked = asked.into_iter().filter_map(|(module, label)| Some((module, label.as_deref()?))).peekable();
+    if asked.peek().is_none() {
+        return Err("it has no label".to_owned());
+    }
+    for (module, wanted) in asked {
+        let name = module.name();
+        match lsm::label(module, pid)? {
+            Some(label) if module.holds(wanted, &label) => {}
+            Some(label) => return Err(format!("its {name} label is {label}, not {wanted} enforced")),
+            None => return Err(format!("the node has no {name}")),
+        }
     }
     Ok(())
 }
@@ -293,7 +319,7 @@ mod tests {
     #[test]
     fn a_container_updated_for_ever_keeps_a_record_of_bounded_size() {
         let spec: Spec = serde_json::from_str(include_str!("../policy/fixtures/cri-container.json")).expect("fixture");
-        let mut report = Report::new("k8s.io", "c1", &spec);
+        let mut report = Report::new("k8s.io", "c1", Some(&spec));
         report.record.changes = vec![Change { rule: "capabilities".to_owned(), what: "at create".to_owned() }];
         report.changes_at_create = 1;
         let update = |report: &mut Report, gibibytes: i64| {

@@ -56,6 +56,15 @@ pub struct Trail(Arc<Log>);
 /// that is gone by then must not take its gap along.
 static MISSED: AtomicU64 = AtomicU64::new(0);
 
+/// Records that are about to be written; whatever keeps them from it, the end of the caller included, they are missed.
+struct Owed(u64);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        MISSED.fetch_add(self.0, Ordering::Relaxed);
+    }
+}
+
 impl Trail {
     /// To the log `settings` describe.
     pub fn new(settings: Settings) -> Self {
@@ -129,17 +138,15 @@ impl Trail {
     }
 
     async fn write(&self, event: &Event, weight: Weight) -> Result<u64, String> {
-        let missed = MISSED.swap(0, Ordering::Relaxed);
-        if missed > 0
-            && let Err(error) = self.0.append_async(&Event::new(GAP).with("missed", missed), weight).await
-        {
-            MISSED.fetch_add(missed + 1, Ordering::Relaxed);
-            return Err(chain(&error));
+        let mut owed = Owed(MISSED.swap(0, Ordering::Relaxed) + 1);
+        if owed.0 > 1 {
+            let gap = Event::new(GAP).with("missed", owed.0 - 1);
+            self.0.append_async(&gap, weight).await.map_err(|error| chain(&error))?;
+            owed.0 = 1;
         }
-        self.0.append_async(event, weight).await.map_err(|error| {
-            MISSED.fetch_add(1, Ordering::Relaxed);
-            chain(&error)
-        })
+        let seq = self.0.append_async(event, weight).await.map_err(|error| chain(&error))?;
+        owed.0 = 0;
+        Ok(seq)
     }
 
     /// Adds the arguments of a process to a record of it, as the configuration has them.
@@ -168,25 +175,25 @@ pub fn event(name: &'static str, record: &Record) -> Event {
 }
 
 /// What was decided of it.
-pub fn verdict(record: &Record, config: &str) -> Event {
-    let changes = record.changes.iter().map(|change| format!("{}: {}", change.rule, change.what));
-    let denials = record.denials.iter().map(|denial| format!("{}: {}", denial.rule, denial.found));
+pub fn verdict(record: &Record) -> Event {
+    let changes = record.changes.iter().map(|change| (&*change.rule, &*change.what));
+    let denials = record.denials.iter().map(|denial| (&*denial.rule, &*denial.found));
     event(VERDICT, record)
         .with("curb.version", record.curb_version.as_str())
-        .with("curb.config.sha256", config)
+        .with("curb.config.sha256", record.config_digest.clone())
         .with("curb.profile.name", record.profile.clone())
         .with("curb.policy.sha256", record.policy_digest.clone())
         .with("curb.mode", json!(record.mode))
         .with("curb.operation", "create")
         .with("curb.verdict", word(record.verdict))
-        .with("curb.changes", list(changes))
-        .with("curb.denials", list(denials))
+        .with("curb.changes", by_rule(changes))
+        .with("curb.denials", by_rule(denials))
 }
 
 /// That an exec in it or an update of it was refused.
 pub fn refused(event: Event, operation: &str, denied: &policy::Denied) -> Event {
-    let denials = denied.denials().iter().map(|denial| format!("{}: {}", denial.rule(), denial.found()));
-    event.with("curb.operation", operation).with("curb.verdict", "refuse").with("curb.denials", list(denials))
+    let denials = denied.denials().iter().map(|denial| (denial.rule(), denial.found()));
+    event.with("curb.operation", operation).with("curb.verdict", "refuse").with("curb.denials", by_rule(denials))
 }
 
 /// That what was asked of it was admitted, and failed.
@@ -196,7 +203,7 @@ pub fn failed(event: Event, operation: &str, error: &TaskError) -> Event {
 
 /// The changes made to what was asked of it.
 pub fn changes(event: Event, changes: &[policy::Change]) -> Event {
-    event.with("curb.changes", list(changes.iter().map(|change| format!("{}: {}", change.rule(), change.what()))))
+    event.with("curb.changes", by_rule(changes.iter().map(|change| (change.rule(), change.what()))))
 }
 
 /// How long something took, in seconds.
@@ -220,6 +227,11 @@ fn word(verdict: Verdict) -> &'static str {
         Verdict::Refuse => "refuse",
         Verdict::Unknown => "unknown",
     }
+}
+
+/// What each rule led to.
+fn by_rule<'a>(texts: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
+    list(texts.map(|(rule, text)| format!("{rule}: {text}")))
 }
 
 /// Texts, as many and as long as a record may hold; none is no list.
@@ -256,6 +268,9 @@ mod tests {
             .collect()
     }
 
+    /// What is missed is the process's: tests that miss records must not run beside others that write some.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn record() -> Record {
         let mut record = Record::new("k8s.io", "c1", Verdict::Amend, Mode::Enforce, SystemTime::now());
         record.identity.sandbox_name = "agent".to_owned();
@@ -265,8 +280,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_verdict_names_the_pod_and_stays_short_whatever_was_changed() {
+        let _alone = ALONE.lock().await;
         let dir = tempfile::tempdir().unwrap();
-        Trail::new(settings(dir.path())).require(verdict(&record(), "abc")).await.unwrap();
+        Trail::new(settings(dir.path())).require(verdict(&record())).await.unwrap();
         let told = lines(dir.path()).pop().unwrap();
         assert_eq!(
             (&told["name"], &told["k8s.pod.name"], &told["curb.verdict"]),
@@ -278,6 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hostile_author_pushes_nothing_out_of_a_record() {
+        let _alone = ALONE.lock().await;
         let dir = tempfile::tempdir().unwrap();
         let trail = Trail::new(settings(dir.path()));
         let hostile = "\u{202e}\n\u{1b}\u{9b}\"".repeat(500);
@@ -294,7 +311,7 @@ mod tests {
         let denial = Denial { rule: "user".to_owned(), found: hostile.clone(), fix: hostile.clone() };
         record.denials = vec![denial; 100];
         let arguments = vec![hostile.clone(); 100];
-        trail.tell(trail.with_arguments(verdict(&record, "abc"), &arguments)).await.unwrap();
+        trail.tell(trail.with_arguments(verdict(&record), &arguments)).await.unwrap();
         let plain = Trail::new(Settings { arguments: Arguments::Plain, ..settings(dir.path()) });
         plain.tell(plain.with_arguments(event(EXEC, &record), &arguments)).await.unwrap();
         let error = TaskError::Failed(hostile);
@@ -311,6 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_record_there_is_no_start_unless_the_node_allows_it_and_then_the_gap_is_told() {
+        let _alone = ALONE.lock().await;
         let dir = tempfile::tempdir().unwrap();
         let strict = Trail::new(settings(dir.path()));
         let lenient = Trail::new(Settings { on_failure: Failure::Allow, ..settings(dir.path()) });
@@ -329,5 +347,14 @@ mod tests {
         assert_eq!(gap["missed"], json!(3));
         // Begun, the gap and the start are before it.
         assert_eq!(lenient.tell(event(EXIT, &record())).await, Some(3));
+
+        // A caller that is gone before the log was free leaves a gap too.
+        let state = std::fs::File::open(dir.path().join("state")).unwrap();
+        rustix::fs::flock(&state, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let told = tokio::time::timeout(Duration::from_millis(20), lenient.tell(event(EXIT, &record()))).await;
+        told.unwrap_err();
+        drop(state);
+        assert_eq!(lenient.tell(event(EXIT, &record())).await, Some(5));
+        assert_eq!(lines(dir.path()).iter().filter(|line| line["name"] == json!(GAP)).count(), 2);
     }
 }

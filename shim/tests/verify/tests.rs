@@ -89,7 +89,7 @@ fn a_device_program_that_was_detached_is_a_fault() {
     let name = format!("/curb-test-verify-devices-{}", std::process::id());
     let cgroup = Cgroup::of(Some(&name), "unused").expect("name");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-    runtime.block_on(cgroup.create(None, &LinuxResources::default())).expect("create");
+    runtime.block_on(cgroup.create(None, &LinuxResources::default(), &[])).expect("create");
     let scratch = ScratchDir(cgroup.directory("").expect("directory"));
     let program = cgroup.confine_devices(None).expect("confine").expect("a program");
     let carrier = Carrier::start("floor");

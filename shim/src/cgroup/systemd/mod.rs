@@ -20,6 +20,7 @@ pub use bus::BusError;
 use self::bus::{Bus, MANAGER};
 use self::message::Writer;
 use super::settings::Setting;
+use crate::policy::UnitProperty;
 
 /// How long systemd may take to start a scope or change it; containerd's and kubelet's own limits are above.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -39,12 +40,14 @@ pub(super) struct Scope {
 
 impl Scope {
     /// Makes the scope with process `pid` in it. A failed unit that has its name is forgotten first.
-    /// `oom_group` is the container's `memory.oom.group`, which a scope cannot be told later.
-    pub async fn start(&self, pid: u32, oom_group: Option<&str>) -> Result<(), BusError> {
+    /// `oom_group` is the container's `memory.oom.group`, which a scope cannot be told later; `wishes` are what its spec
+    /// says of the scope itself.
+    pub async fn start(&self, pid: u32, oom_group: Option<&str>, wishes: &[UnitProperty]) -> Result<(), BusError> {
         bounded(PATIENCE, async {
             let mut bus = Bus::connect().await?;
             let version = bus.version().await?;
-            let properties = properties::of_scope(&self.name, &self.slice, pid, oom_group, version);
+            let mut properties = properties::of_scope(&self.name, &self.slice, pid, oom_group, version);
+            properties.extend(wishes.iter().map(properties::of_wish));
             let arguments = || Writer::default().text(&self.unit).text("replace").properties(&properties).no_units();
             match bus.work("StartTransientUnit", arguments()).await {
                 Err(error) if is(&error, "org.freedesktop.systemd1.UnitExists") => {

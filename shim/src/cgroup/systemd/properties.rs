@@ -2,6 +2,7 @@
 
 use super::super::settings::{Setting, Shown, bytes, set};
 use super::message::{Property, Value};
+use crate::policy::UnitProperty;
 
 /// The first version that lets a scope say what the kernel does when memory runs out.
 const OOM_POLICY_SINCE: u32 = 253;
@@ -36,6 +37,14 @@ pub(super) fn of_scope(name: &str, slice: &str, pid: u32, oom_group: Option<&str
         properties.push(("OOMPolicy", Value::Text(policy.to_owned())));
     }
     properties
+}
+
+/// What a spec says of its scope.
+pub(super) fn of_wish(wish: &UnitProperty) -> Property {
+    match wish {
+        UnitProperty::TimeoutStopUSec(microseconds) => ("TimeoutStopUSec", Value::Number(*microseconds)),
+        UnitProperty::CollectMode(mode) => ("CollectMode", Value::Text((*mode).to_owned())),
+    }
 }
 
 /// The properties that stand for `settings`. systemd writes a unit's own limits again whenever it has cause to, so it must

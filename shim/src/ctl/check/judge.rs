@@ -6,7 +6,8 @@ use super::cri::Case;
 use super::diff::{self, Change};
 use crate::policy::floor::{Level, RULES, Rule};
 use crate::policy::{
-    Admitted, Change as Amendment, Denial, Denied, Facts, MandatoryAccessControl, Mode, Settings, admit,
+    Admitted, Change as Amendment, Denial, Denied, Facts, Label, MandatoryAccessControl, Mode, Settings, admit,
+    profiles,
 };
 
 /// What would become of a container.
@@ -87,7 +88,13 @@ fn facts(case: &Case, settings: &Settings) -> Facts {
     let mut facts = Facts::assumed(&case.spec, settings);
     facts.host_namespaces_joined.clone_from(&case.node_namespaces);
     // The stricter of the two: every pod has a profile that does not ask for none.
-    facts.mandatory_access_control = Some(MandatoryAccessControl::AppArmor).filter(|_| settings.require.mac_label);
+    if settings.require.mac_label {
+        let process = case.spec.process().as_ref();
+        let profile = process.and_then(|process| process.apparmor_profile().as_deref()).unwrap_or_default();
+        let enforced = |name| Label { name, mode: "enforce".to_owned() };
+        facts.mandatory_access_control =
+            Some(MandatoryAccessControl::AppArmor(Ok(profiles(profile).map(enforced).collect())));
+    }
     facts
 }
 

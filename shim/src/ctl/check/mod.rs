@@ -158,7 +158,7 @@ fn judge(subject: &Subject, config: &Config, args: &Args) -> Result<Result<Repor
         };
     }
     if policy.settings.require.mac_label {
-        reported.assumptions.insert("the node is taken to enforce AppArmor".to_owned());
+        reported.assumptions.insert("the node is taken to enforce AppArmor, and every profile to be loaded".to_owned());
     }
     reported.profile = Some(policy.profile.clone());
     reported.mode = Some(policy.settings.mode);

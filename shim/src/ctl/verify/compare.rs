@@ -6,11 +6,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::expected::Expected;
-use super::labels::{Label, Module};
 use super::mounts::{Paths, Sight};
 use super::seen::{Container, Look, Namespaces, Process, Thread};
 use crate::cgroup::{DeviceControl, DeviceProgram};
 use crate::idmap::{Extent, IdMap};
+use crate::policy::{Label, Module};
 use crate::record::{KernelView, Limits, NET_BIND_SERVICE, SECCOMP_FILTER};
 
 /// The namespaces a container may not share with the node. CRI asks for no cgroup namespace on cgroup v1.
@@ -224,7 +224,7 @@ fn privileges(expected: &Expected, view: &KernelView, at: Option<(u32, u32)>, fi
     let held: Vec<String> =
         sets.iter().filter(|(_, set)| *set != 0).map(|(name, set)| format!("{name} {set:016x}")).collect();
     let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
-    findings.check("capabilities", sets.iter().all(|(_, set)| set & !allowed == 0), wanted, held, at);
+    findings.check("capabilities", view.capabilities_beyond(allowed).is_none(), wanted, held, at);
 
     let user = match view.uids {
         [uid, rest @ ..] if rest.iter().all(|other| *other == uid) => format!("uid {uid}, gid {}", view.gids[0]),

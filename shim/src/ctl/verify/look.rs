@@ -8,12 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::filters;
-use super::labels::Module;
 use super::mounts;
 use super::seen::{Container, Look, Namespaces, Process, Thread};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::error::chain;
 use crate::idmap::IdMap;
+use crate::lsm;
+use crate::policy::Module;
 use crate::record::{self, Record};
 use crate::sys;
 
@@ -128,7 +129,7 @@ fn process(pid: u32, frozen: bool, paths: &[&str]) -> Process {
             continue;
         }
         let namespaces = namespaces(&tid.to_string());
-        let (apparmor, selinux) = (Module::AppArmor.look(tid), Module::SeLinux.look(tid));
+        let (apparmor, selinux) = (lsm::label(Module::AppArmor, tid), lsm::label(Module::SeLinux, tid));
         seen.push(Thread { tid, privileges, filters, stopped, namespaces, apparmor, selinux, cgroups });
     }
     let map = File::open("/proc").and_then(|proc| IdMap::read(proc, pid.cast_signed()));

@@ -10,7 +10,6 @@ mod compare;
 mod expected;
 mod filters;
 mod find;
-mod labels;
 mod look;
 mod mounts;
 mod report;

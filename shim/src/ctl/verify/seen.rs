@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::labels::Label;
 use super::mounts::Paths;
 use crate::cgroup::DeviceControl;
 use crate::idmap::IdMap;
+use crate::policy::Label;
 use crate::record::{KernelView, Limits};
 
 /// Something read from the kernel, or why it could not be.

@@ -90,10 +90,57 @@ fn every_refusal_is_one_golden_sentence() {
             container(&[("/linux/resources/unified", json!({"memory.high": "1", "/etc/passwd": "x"}))]),
             "curb refuses invalid-unified: linux.resources.unified has the key \"/etc/passwd\"; name files of the container's cgroup in linux.resources.unified, without a slash",
         ),
+        (
+            container(&[(
+                "/linux/resources/unified",
+                json!({"cpu.max": "1000", "cpuset.cpus.partition": "root", "io.latency": "x"}),
+            )]),
+            "curb refuses unified-resources: linux.resources.unified has the key \"cpuset.cpus.partition\"; name in linux.resources.unified only limits of cpu, cpuset, io, memory, pids, hugetlb and rdma",
+        ),
+        (
+            container(&[("/annotations/org.systemd.property.TimeoutStopUSec", json!("uint64 18446744073709551615"))]),
+            "curb refuses unit-properties: annotation \"org.systemd.property.TimeoutStopUSec\" is \"uint64 1844674407370…; set no org.systemd.property annotation but TimeoutStopUSec, up to 30 minutes, and CollectMode",
+        ),
     ];
     for (spec, sentence) in cases {
         assert_eq!(refusal(spec), sentence);
         assert!(sentence.chars().count() <= 200, "{sentence}");
+    }
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused_in_one_sentence_too() {
+    use crate::policy::Unjudged::{Configuration, Node, Seccomp, Spec};
+    let sentence = |what, why: &str| Denied::unjudged(what, why).sentence(Some(123_456_789));
+    for (what, why, expected) in [
+        (
+            Spec,
+            "the bundle's config.json is malformed: EOF at line 1",
+            "curb refuses invalid-spec: the bundle's config.json is malformed: EOF at line 1; report it to who runs the node: the runtime was given an incomplete config.json (audit record 123456789)",
+        ),
+        (
+            Seccomp,
+            "linux.seccomp.syscalls[3].errnoRet: no errno is negative",
+            "curb refuses invalid-seccomp: linux.seccomp.syscalls[3].errnoRet: no errno is negative; correct the seccomp profile that the pod brings along (audit record 123456789)",
+        ),
+        (
+            Node,
+            "look at what the spec names on the node: no answer within 10 s",
+            "curb refuses unanswered: look at what the spec names on the node: no answer within 10 s; see to it that the servers of the pod's volumes answer (audit record 123456789)",
+        ),
+        (
+            Configuration,
+            "/etc/curb/config.toml line 3, key `mode`: unknown variant \"no\"",
+            "curb refuses node-configuration: /etc/curb/config.toml line 3, key `mode`: unknown variant \"no\"; ask who runs the node to run curbctl config check (audit record 123456789)",
+        ),
+    ] {
+        assert_eq!(sentence(what, why), expected);
+        let hostile = Denied::unjudged(what, &"\u{1b}[2J\n\u{202e}".repeat(1 << 20));
+        let found = hostile.denials()[0].found();
+        assert!(found.chars().count() <= 250 && found.is_ascii() | found.ends_with('…'), "{found}");
+        assert!(!found.contains(['\u{1b}', '\n', '\u{202e}']), "{found}");
+        let sentence = hostile.sentence(Some(123_456_789));
+        assert!(sentence.chars().count() <= 200 && sentence.ends_with("(audit record 123456789)"), "{sentence}");
     }
 }
 
@@ -144,6 +191,8 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         ("/linux/resources", json!(null)),
         ("/process/noNewPrivileges", json!(null)),
         ("/process/scheduler", json!({"policy": "SCHED_RR", "priority": 1})),
+        ("/process/rlimits", json!([{"type": "RLIMIT_NICE", "soft": 0, "hard": 40}])),
+        ("/process/oomScoreAdj", json!(-1000)),
         ("/mounts/-", json!({"destination": "/scratch", "type": "tmpfs"})),
     ]);
     for change in hardened(bare).changes() {
@@ -152,7 +201,9 @@ fn every_row_of_the_floor_has_a_reason_and_a_fix_and_is_used() {
         used.push(rule.id);
     }
     // What only the node can tell, or its configuration; each is broken in a test of its own.
-    used.extend(["foreign-namespaces", "mac-label", "profile"]);
+    used.extend(["foreign-namespaces", "mac-label", "profile", "unasked-huge-pages"]);
+    // What keeps a spec from being judged.
+    used.extend(["invalid-seccomp", "unanswered", "node-configuration"]);
     for (i, rule) in RULES.iter().enumerate() {
         assert!(used.contains(&rule.id), "{} is never applied", rule.id);
         assert!(rule.reason.len() > 20 && rule.fix.len() > 20, "{}", rule.id);

@@ -51,6 +51,7 @@ fn a_default_cri_container_is_brought_to_the_floor() {
         "capabilities",
         "no-new-privileges",
         "masked-paths",
+        "devices",
         "memory-limit",
         "swap-limit",
         "cpu-limit",
@@ -61,7 +62,7 @@ fn a_default_cri_container_is_brought_to_the_floor() {
     assert_eq!(rules(hardened.changes()), expected);
     assert!(hardened.denials().is_empty());
     assert_eq!(json(&hardened.changes()[0]), json!({"rule": "read-only-root", "what": "root.readonly: false → true"}));
-    assert_eq!(hardened.changes()[4].what(), "linux.resources.memory.limit: none → 512Mi");
+    assert_eq!(hardened.changes()[5].what(), "linux.resources.memory.limit: none → 512Mi");
 }
 
 #[test]
@@ -171,6 +172,78 @@ fn the_unified_map_cannot_lift_a_limit() {
 }
 
 #[test]
+fn what_unified_keeps_from_reclaim_is_no_more_than_the_limit() {
+    let kept = |value: &str| {
+        let unified = json!({"memory.min": value, "memory.low": value, "memory.high": "max"});
+        let asked = json!({"unified": unified, "memory": {"limit": MIB}});
+        let hardened = hardened(container(&[("/linux/resources", asked)]));
+        let now = json(hardened.spec().linux().as_ref().unwrap().resources())["unified"].clone();
+        assert_eq!((&now["memory.min"], &now["memory.high"]), (&now["memory.low"], &json!("max")));
+        now["memory.min"].clone()
+    };
+    for value in ["0", "1048576", "1M", "512k"] {
+        assert_eq!(kept(value), json!(value));
+    }
+    for value in ["1048577", "max", "2g"] {
+        assert_eq!(kept(value), json!("1048576"), "{value}");
+    }
+    for value in ["", "-1", "0x100000", "lots"] {
+        assert_eq!(kept(value), json!(null), "{value}");
+    }
+}
+
+#[test]
+fn a_burst_by_its_file_name_counts_as_the_typed_one() {
+    let asked = json!({"cpu": {"quota": 50_000, "burst": 40_000}, "unified": {"cpu.max.burst": "30000"}});
+    let now = json(hardened(container(&[("/linux/resources", asked)])).spec());
+    assert_eq!(now["linux"]["resources"]["cpu"]["burst"], json!(30_000));
+    assert_eq!(now["linux"]["resources"]["unified"], json!(null));
+}
+
+#[test]
+fn who_asks_for_no_huge_pages_gets_none() {
+    let sizes = vec!["1GB".to_owned(), "2MB".to_owned()];
+    let given = |asked: Value| {
+        let spec = container(&[("/linux/resources", asked)]);
+        let facts = Facts { unlimited_huge_pages: sizes.clone(), ..facts(&spec) };
+        let hardened = admit(spec, &facts, &Settings::default()).unwrap().harden();
+        let limits = json(hardened.spec())["linux"]["resources"]["hugepageLimits"].clone();
+        let once = hardened.spec().clone();
+        assert_eq!(admit(once, &facts, &Settings::default()).unwrap().harden().changes(), []);
+        limits.as_array().unwrap().iter().map(|it| (it["pageSize"].to_string(), it["limit"].to_string())).collect()
+    };
+    let expect = |asked: Value, limits: &[(&str, i64)]| {
+        let expected: Vec<_> = limits.iter().map(|(size, limit)| (format!("{size:?}"), limit.to_string())).collect();
+        let found: Vec<_> = given(asked);
+        assert_eq!(found, expected);
+    };
+    expect(json!({}), &[("1GB", 0), ("2MB", 0)]);
+    expect(json!({"hugepageLimits": [{"pageSize": "2MB", "limit": MIB * 4}]}), &[("2MB", 4 * MIB), ("1GB", 0)]);
+    // By file name it is the same limit, and the lower one holds.
+    let by_name = json!({"hugetlb.2MB.max": "4M", "hugetlb.1GB.rsvd.max": "max"});
+    expect(json!({"unified": by_name}), &[("1GB", 4 * GIB), ("2MB", 4 * MIB)]);
+    let both = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": -1}], "unified": {"hugetlb.2MB.max": "0"}});
+    expect(both, &[("2MB", 0), ("1GB", 0)]);
+    let lift = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "unified": {"hugetlb.2MB.max": "max"}});
+    expect(lift, &[("2MB", 0), ("1GB", 0)]);
+    // An update says nothing of what it leaves out.
+    assert_eq!(
+        update(json!({"unified": {"hugetlb.2MB.max": "max"}})).0,
+        json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * GIB}]})
+    );
+}
+
+#[test]
+fn an_update_with_a_key_that_is_no_limit_is_refused_and_in_audit_mode_recorded() {
+    let asked = || resources(json!({"unified": {"cgroup.kill": "1", "memory.high": "5"}}));
+    let denied = harden_update(asked(), &hardened(container(&[])).floor()).unwrap_err();
+    assert!(denied.to_string().contains("unified-resources: linux.resources.unified has the key \"cgroup.kill\""));
+    let floor = judge_by(container(&[]), &audit()).unwrap().floor();
+    let (now, changes) = harden_update(asked(), &floor).unwrap();
+    assert_eq!((now, rules(&changes)), (asked(), vec!["unified-resources"]));
+}
+
+#[test]
 fn a_node_that_cannot_limit_swap_is_not_asked_to() {
     let facts = Facts { swap_limit: false, ..facts(&container(&[])) };
     let spec = container(&[("/linux/resources/memory", json!({"limit": MIB, "swap": MIB}))]);
@@ -227,8 +300,8 @@ fn nothing_runs_before_every_other_process_of_the_node() {
     {
         let found = json(process);
         assert_eq!((&found["scheduler"], &found["ioPriority"]), (&json!(null), &json!(null)));
-        let limits =
-            json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0}]);
+        let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}, {"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0},
+                {"type": "RLIMIT_NICE", "soft": 0, "hard": 0}]);
         assert_eq!(found["rlimits"], limits);
         assert_eq!(changes.iter().filter(|c| c.rule() == "real-time").count(), 3);
     }
@@ -251,6 +324,92 @@ fn nothing_runs_before_every_other_process_of_the_node() {
     assert_eq!((&cpu["realtimeRuntime"], &cpu["realtimePeriod"]), (&json!(null), &json!(null)));
     let (now, changes) = harden_update(resources(asked), &whole.floor()).unwrap();
     assert_eq!((json(&now), rules(&changes)), (json!({"cpu": {"shares": 2}}), vec!["real-time"]));
+}
+
+/// What is left of these parts of a process, of a container's first and of an exec alike, and how often a rule changed
+/// them.
+fn left_of(wishes: &[(&str, Value)], rule: &str) -> (Value, usize) {
+    let in_spec: Vec<_> = wishes.iter().map(|(place, wish)| (format!("/process{place}"), wish.clone())).collect();
+    let in_spec: Vec<_> = in_spec.iter().map(|(place, wish)| (place.as_str(), wish.clone())).collect();
+    let whole = hardened(container(&in_spec));
+    let exec = admit_exec(exec_of(&container(&[]), wishes), &whole.floor()).unwrap();
+    let count = |changes: &[Change]| changes.iter().filter(|change| change.rule() == rule).count();
+    let (first, second) = (json(whole.spec().process().as_ref().unwrap()), json(exec.process()));
+    assert_eq!((&first, count(whole.changes())), (&second, count(exec.changes())));
+    (first, count(whole.changes()))
+}
+
+#[test]
+fn nothing_rises_above_its_equals() {
+    let limit = |soft: u64, hard: u64| json!({"type": "RLIMIT_NICE", "soft": soft, "hard": hard});
+    let left = json!([{"type": "RLIMIT_RTPRIO", "soft": 0, "hard": 0}, limit(0, 0)]);
+    for (asked, changes) in [
+        (json!(null), 0),
+        (json!([]), 0),
+        (json!([limit(0, 0)]), 0),
+        (json!([limit(0, 1)]), 1),
+        (json!([limit(40, u64::MAX)]), 1),
+        (json!([limit(9, 9), limit(40, 40)]), 1),
+    ] {
+        let (process, counted) = left_of(&[("/rlimits", asked.clone())], "priority");
+        assert_eq!((&process["rlimits"], counted), (&left, changes), "{asked}");
+    }
+    for (policy, nice, left, changes) in
+        [("SCHED_OTHER", -20, 0, 1), ("SCHED_BATCH", -1, 0, 1), ("SCHED_OTHER", 19, 19, 0), ("SCHED_IDLE", 0, 0, 0)]
+    {
+        let (process, counted) = left_of(&[("/scheduler", json!({"policy": policy, "nice": nice}))], "priority");
+        assert_eq!((&process["scheduler"]["nice"], counted), (&json!(left), changes), "{policy} {nice}");
+    }
+    let real_time = [("/scheduler", json!({"policy": "SCHED_FIFO", "priority": 1, "nice": -20}))];
+    assert_eq!(left_of(&real_time, "priority").1, 0, "it is gone as a whole");
+    for wrong in [
+        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8})),
+        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": -1})),
+        ("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": -21})),
+    ] {
+        let refused = refusal(container(std::slice::from_ref(&wrong)));
+        assert!(refused.contains("invalid-process: invalid "), "{wrong:?}: {refused}");
+    }
+}
+
+#[test]
+fn nobody_is_spared_by_the_oom_killer_more_than_the_kubelet_spares_its_own() {
+    for (asked, left, changes) in [(-1000, -997, 1), (-998, -997, 1), (-997, -997, 0), (0, 0, 0), (1000, 1000, 0)] {
+        let (process, counted) = left_of(&[("/oomScoreAdj", json!(asked))], "oom-score");
+        assert_eq!((&process["oomScoreAdj"], counted), (&json!(left), changes), "{asked}");
+    }
+    assert_eq!(left_of(&[("/oomScoreAdj", json!(null))], "oom-score").0["oomScoreAdj"], json!(null));
+    for (asked, left) in [(-1000, -998), (-998, -998)] {
+        let pause = hardened(bend(CRI_SANDBOX, &[("/process/oomScoreAdj", json!(asked))]));
+        assert_eq!(pause.spec().process().as_ref().unwrap().oom_score_adj(), Some(left));
+    }
+}
+
+#[test]
+fn the_nodes_console_is_closed_unless_the_node_allows_it() {
+    let rule = |access: &str| json!({"allow": true, "type": "c", "major": 5, "minor": 1, "access": access});
+    let zero = json!({"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm"});
+    let deny = json!({"allow": false, "access": "rwm"});
+    let asked = json!([deny, rule("rwm"), zero, rule("r"), {"allow": true, "type": "u", "major": 5, "minor": 1, "access": "w"}]);
+    let spec = container(&[("/linux/resources/devices", asked.clone())]);
+    let closed = hardened(spec.clone());
+    let rules = |hardened: &Hardened| json(hardened.spec())["linux"]["resources"]["devices"].clone();
+    assert_eq!(rules(&closed), json!([deny, zero]));
+    let change = closed.changes().iter().find(|change| change.rule() == "devices").unwrap();
+    assert_eq!(change.what(), "linux.resources.devices: the node's console (c 5:1) → denied");
+
+    let allowed = |text: &str| {
+        let allow = Allowances { devices: vec![text.parse().unwrap()], ..Allowances::default() };
+        Settings { allow, ..Settings::default() }
+    };
+    assert_eq!(rules(&judge_by(spec.clone(), &allowed("c 5:1")).unwrap()), asked);
+    assert_eq!(rules(&judge_by(spec, &allowed("c 5:2")).unwrap()), json!([deny, zero]));
+    let node = json!([{"path": "/dev/console", "type": "c", "major": 5, "minor": 1}]);
+    let spec = container(&[("/linux/devices", node), ("/linux/resources/devices", asked.clone())]);
+    assert!(refusal(spec.clone()).contains("host-devices: device \"/dev/console\" (c 5:1)"));
+    assert_eq!(rules(&judge_by(spec, &allowed("/dev/console")).unwrap()), asked);
+    let wide = json!({"allow": true, "type": "c", "major": 5, "access": "r"});
+    assert!(refusal(container(&[("/linux/resources/devices/-", wide)])).contains("host-devices"));
 }
 
 #[test]

@@ -249,7 +249,7 @@ fn every_refusal_by_a_nodes_settings_is_one_golden_sentence() {
 }
 
 #[test]
-fn what_the_node_tells_of_namespaces_labels_and_hooks_is_judged() {
+fn what_the_node_tells_of_namespaces_and_hooks_is_judged() {
     let judged = |change: &dyn Fn(&mut Facts), settings: &Settings, spec: Spec| {
         let mut facts = Facts::assumed(&spec, settings);
         change(&mut facts);
@@ -262,22 +262,6 @@ fn what_the_node_tells_of_namespaces_labels_and_hooks_is_judged() {
         foreign,
         "curb refuses foreign-namespaces: container joins a ipc namespace that is not its pod's; join no namespaces but the pod's: use shareProcessNamespace or an ephemeral container"
     );
-    let labels = require(|it| it.mac_label = true);
-    let module = |module| move |it: &mut Facts| it.mandatory_access_control = Some(module);
-    let armor = module(MandatoryAccessControl::AppArmor);
-    assert_eq!(
-        judged(&armor, &labels, container(&[])).unwrap_err(),
-        "curb refuses mac-label: container has no AppArmor profile; set securityContext.appArmorProfile.type: RuntimeDefault, or seLinuxOptions"
-    );
-    let unconfined = [("/process/apparmorProfile", json!("unconfined"))];
-    assert!(judged(&armor, &labels, container(&unconfined)).unwrap_err().contains("AppArmor profile \"unconfined\""));
-    assert!(judged(&armor, &default, container(&unconfined)).is_ok());
-    assert!(judged(&armor, &labels, careful(&[])).is_ok());
-    let se = module(MandatoryAccessControl::SeLinux);
-    assert!(judged(&se, &labels, careful(&[])).unwrap_err().contains("no SELinux label"));
-    let label = |label: &str| careful(&[("/process/selinuxLabel", json!(label))]);
-    assert!(judged(&se, &labels, label("system_u:system_r:spc_t:s0")).unwrap_err().contains("mac-label"));
-    assert!(judged(&se, &labels, label("system_u:system_r:container_t:s0:c1,c2")).is_ok());
 
     let hooked = container(&[("/hooks", json!({"createContainer": [{"path": "/usr/bin/hook"}]}))]);
     let listed = |sha256| allow(|it| it.hooks = vec![AllowedHook { path: "/usr/bin/hook".into(), sha256 }]);
@@ -373,4 +357,74 @@ fn a_sentence_points_at_its_record() {
             "{denied}"
         );
     }
+}
+
+/// The refusal of a container with this AppArmor profile and SELinux label where the node has `module` and a label is
+/// required.
+fn unlabelled(module: &MandatoryAccessControl, profile: Value, label: Value) -> Option<String> {
+    let spec = careful(&[("/process/apparmorProfile", profile), ("/process/selinuxLabel", label)]);
+    let settings = require(|it| it.mac_label = true);
+    let facts = Facts { mandatory_access_control: Some(module.clone()), ..Facts::assumed(&spec, &settings) };
+    let unasked = admit(spec.clone(), &facts, &Settings::default()).map(Admitted::harden);
+    assert!(!unasked.unwrap().floor().requires_mac_label());
+    match admit(spec, &facts, &settings).map(Admitted::harden) {
+        Ok(hardened) => {
+            assert!(hardened.floor().requires_mac_label());
+            None
+        }
+        Err(denied) => Some(denied.to_string()),
+    }
+}
+
+const LABEL_IT: &str = "; set securityContext.appArmorProfile.type: RuntimeDefault, or seLinuxOptions";
+
+#[test]
+fn a_profile_that_is_not_enforced_is_none_where_one_is_required() {
+    let loaded = [("a", "enforce"), ("b", "complain"), ("c", "unconfined"), ("d", "kill"), ("e", "user")];
+    let mut loaded: Vec<Label> = loaded.map(|(name, mode)| Label { name: name.into(), mode: mode.into() }).to_vec();
+    loaded.push(Label { name: ":ns://a".into(), mode: "enforce".into() });
+    let node = MandatoryAccessControl::AppArmor(Ok(loaded));
+    for enforced in ["a", "d", "a//&d", ":ns:a", ":ns://a", ":ns:a//&a"] {
+        assert_eq!(unlabelled(&node, json!(enforced), json!(null)), None, "{enforced}");
+    }
+    for (profile, found) in [
+        (json!(null), "container has no AppArmor profile"),
+        (json!(""), "container has no AppArmor profile"),
+        (json!("unconfined"), "container has the AppArmor profile \"unconfined\""),
+        (json!("b"), "AppArmor profile \"b\" is in complain mode"),
+        (json!("c"), "AppArmor profile \"c\" is in unconfined mode"),
+        (json!("e"), "AppArmor profile \"e\" is in user mode"),
+        (json!("f"), "AppArmor profile \"f\" is not loaded on the node"),
+        (json!("a//child"), "AppArmor profile \"a//child\" is not loaded on the node"),
+        (json!("a//&b"), "AppArmor profile \"a//&b\" is in complain mode"),
+        (json!("a//&unconfined"), "AppArmor profile \"a//&unconfined\" is not loaded on the node"),
+        (json!("a//&"), "AppArmor profile \"a//&\" is not loaded on the node"),
+        (json!(":other:a"), "AppArmor profile \":other:a\" is not loaded on the node"),
+    ] {
+        let expected = format!("curb refuses mac-label: {found}{LABEL_IT}");
+        assert_eq!(unlabelled(&node, profile, json!(null)).unwrap(), expected);
+    }
+    let unread = MandatoryAccessControl::AppArmor(Err("read /sys: no".to_owned()));
+    let refused = unlabelled(&unread, json!("a"), json!(null)).unwrap();
+    assert!(refused.contains("AppArmor profile \"a\" has an unknown mode: read /sys: no"), "{refused}");
+}
+
+#[test]
+fn a_label_that_is_not_enforced_is_none_where_one_is_required() {
+    const CONFINED: &str = "system_u:system_r:container_t:s0:c1,c2";
+    let node = |enforcing, permissive| MandatoryAccessControl::SeLinux { enforcing, permissive };
+    let enforced = node(true, Ok(false));
+    assert_eq!(unlabelled(&enforced, json!(null), json!(CONFINED)), None);
+    for label in [json!(null), json!("system_u:system_r:spc_t:s0"), json!("unconfined_u:unconfined_r:unconfined_t:s0")]
+    {
+        assert!(unlabelled(&enforced, json!("a"), label).is_some());
+    }
+    let of_domain = "SELinux label \"system_u:system_r:container_t:s0:c1,c2\" is of a permissive domain";
+    for (node, found) in
+        [(node(false, Ok(false)), "the node's SELinux is permissive"), (node(true, Ok(true)), of_domain)]
+    {
+        let refused = unlabelled(&node, json!(null), json!(CONFINED)).unwrap();
+        assert_eq!(refused, format!("curb refuses mac-label: {found}{LABEL_IT}"));
+    }
+    assert!(unlabelled(&node(true, Err("no".to_owned())), json!(null), json!(CONFINED)).is_some());
 }

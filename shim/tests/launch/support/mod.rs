@@ -14,6 +14,9 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
+#[allow(dead_code, reason = "the tests of the daemon need more of it")]
+pub mod fuse;
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub fn launcher() -> Launcher {
@@ -117,7 +120,7 @@ impl Bundle {
     pub async fn request(&self) -> (Create, Output) {
         let (output, write) = Output::new();
         let cgroup = self.cgroup();
-        cgroup.create(None, &LinuxResources::default()).await.expect("make the cgroup");
+        cgroup.create(None, &LinuxResources::default(), &[]).await.expect("make the cgroup");
         let request = Create {
             id: self.id.clone(),
             dir: self.private(),
