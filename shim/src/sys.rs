@@ -274,34 +274,40 @@ pub enum Cloned {
     },
 }
 
-/// Copies this process, as fork(2) does, into a child of this process's *parent* (`CLONE_PARENT`).
+/// Copies this process, as fork(2) does, into a child of this process's *parent* (`CLONE_PARENT`), in `cgroup`, a
+/// directory of the unified hierarchy, if one is given.
 ///
 /// Fails unless this process has one thread, by `proc`, the node's `/proc`: a copy of a threaded process may only make
 /// async-signal-safe calls, and this one goes on to allocate.
-pub fn clone_sibling(proc: impl AsFd) -> io::Result<Cloned> {
+pub fn clone_sibling(proc: impl AsFd, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     // The kernel takes the signal of the caller's own end.
-    clone(proc, libc::CLONE_PARENT, 0)
+    clone(proc, libc::CLONE_PARENT, 0, cgroup)
 }
 
 /// Copies this process, as fork(2) does, into a child that is in a user namespace of its own; the same condition holds
 /// as for [`clone_sibling`].
 pub fn clone_into_user_namespace(proc: impl AsFd) -> io::Result<Cloned> {
-    clone(proc, libc::CLONE_NEWUSER, libc::SIGCHLD)
+    clone(proc, libc::CLONE_NEWUSER, libc::SIGCHLD, None)
 }
 
-fn clone(proc: impl AsFd, flags: i32, exit_signal: i32) -> io::Result<Cloned> {
+fn clone(proc: impl AsFd, flags: i32, exit_signal: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // A directory has two links and one for each directory in it, here the threads.
     let tasks = rustix::fs::statat(proc, "self/task", rustix::fs::AtFlags::empty())?;
     if tasks.st_nlink != 3 {
         return Err(io::Error::other("the process has more than one thread"));
     }
     let mut pidfd: RawFd = -1;
-    let mut args = [0u64; 8];
+    let mut args = [0u64; 11];
     args[0] = (flags | libc::CLONE_PIDFD) as u64;
     args[1] = (&raw mut pidfd) as u64;
     args[4] = exit_signal as u64;
-    // SAFETY: `args` is the first eight words of `struct clone_args`, the size passed, all zero but flags, pidfd and
-    // exit signal; pidfd points at a live descriptor the kernel fills. No stack is given and no flag shares memory, so
+    if let Some(cgroup) = cgroup {
+        args[0] |= CLONE_INTO_CGROUP;
+        args[10] = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is the eleven words of `struct clone_args`, the size passed, all zero but flags, pidfd, exit signal
+    // and cgroup, a descriptor borrowed for the whole call; pidfd points at a live descriptor the kernel fills. No stack is given and no flag shares memory, so
     // the child runs on its own copy of this stack; there is no other thread whose locks it could inherit.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
     match check(pid)? {

@@ -226,11 +226,11 @@ async fn a_container_that_split_its_cgroup_is_joined_where_its_init_is() {
     let own = scratch.dir("").join("cgroup.procs");
     scratch.nest("nested");
     let init = scratch.run_in("nested", "exec sleep 1000");
-    assert_eq!(scratch.cgroup.procs_files(init), [own.as_path()]);
+    assert_eq!(scratch.cgroup.join_files(init), [own.as_path()]);
     fs::write(scratch.dir("").join("cgroup.subtree_control"), "+memory").expect("split");
     let leaf = scratch.dir("").join("nested/cgroup.procs");
-    assert_eq!(scratch.cgroup.procs_files(init), [leaf]);
-    assert_eq!(scratch.cgroup.procs_files(1), [own], "a leaf outside the container's cgroup");
+    assert_eq!(scratch.cgroup.join_files(init), [leaf]);
+    assert_eq!(scratch.cgroup.join_files(1), [own], "a leaf outside the container's cgroup");
 }
 
 #[tokio::test]

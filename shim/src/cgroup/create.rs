@@ -1,13 +1,15 @@
-//! The cgroup of a container on v2, made before its init exists.
+//! The cgroup of a container, made before its init exists and limited while init waits.
 //!
-//! libcontainer puts init where it is told. Its own way of writing limits leaves swap unlimited, joins the keys of
-//! `unified` to a path and knows no device rules, so it is given none; on v1 it makes the cgroups and writes the limits.
+//! libcontainer has no part in it: on v2 its way of writing limits leaves swap unlimited, joins the keys of `unified` to a
+//! path and knows no device rules, and on v1 it reads the node's list of mounts for each controller several times.
 
 use std::ffi::CString;
+use std::io;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 
 use super::dir::Dir;
+use super::mounts::Mount;
 use super::{Cgroup, CgroupError, Limits, Version};
 use crate::policy::UnitProperty;
 
@@ -19,8 +21,8 @@ impl Cgroup {
         self.scope.is_some()
     }
 
-    /// Makes the cgroup on v2, with every controller of the node; `process` is put into it. Nothing is done on v1.
-    /// `wishes` are for the scope, where systemd makes one.
+    /// Makes the cgroup, on v2 with every controller of the node; `process` is put into it if it is a scope, for which
+    /// systemd is given `wishes`.
     ///
     /// # Errors
     /// [`CgroupError`] naming the directory, or with systemd's answer.
@@ -30,9 +32,6 @@ impl Cgroup {
         asked: &LinuxResources,
         wishes: &[UnitProperty],
     ) -> Result<(), CgroupError> {
-        if self.version == Version::V1 {
-            return Ok(());
-        }
         if let Some(scope) = &self.scope {
             let refused = |source| CgroupError::Systemd { step: "start", unit: scope.unit.clone(), source };
             // systemd would take 0 for the caller.
@@ -42,7 +41,7 @@ impl Cgroup {
             let oom_group = unified.and_then(|unified| unified.get("memory.oom.group")).map(|value| value.trim());
             scope.start(pid, oom_group, wishes).await.map_err(refused)?;
         }
-        self.make_directories()
+        self.needed().try_for_each(|mount| self.make_directories(mount))
     }
 
     /// Applies `asked` to a container whose init waits, and proves that the kernel took it.
@@ -50,31 +49,20 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`] naming the file that could not be written or holds another value.
     pub async fn limit(&self, asked: &LinuxResources) -> Result<Limits, CgroupError> {
-        match self.version {
-            Version::V1 => self.verify(asked),
-            Version::V2 => self.update(asked).await,
-        }
+        self.update(asked).await
     }
 
-    /// Makes `spec` name this cgroup to libcontainer by its path and, on v2, no limits.
-    pub fn describe_to_engine(&self, spec: &mut Spec) {
-        if self.version == Version::V1 {
-            return;
-        }
-        if let Some(linux) = spec.linux_mut() {
-            linux.set_cgroups_path(Some(self.path.clone().into()));
-            linux.set_resources(None);
-        }
-    }
-
-    fn make_directories(&self) -> Result<(), CgroupError> {
-        let Some(mount) = self.mounts.first() else { return Err(CgroupError::NoController("unified")) };
+    fn make_directories(&self, mount: &Mount) -> Result<(), CgroupError> {
         let failed = |step, path: &str| {
             let path = mount.point.join(path.trim_start_matches('/')).display().to_string();
             move |source| CgroupError::Io { step, path, source }
         };
         let mut dir = Dir::open(&mount.point, "/").map_err(failed("open", "/"))?;
-        let controllers = dir.read("cgroup.controllers").map_err(failed("read the controllers of", "/"))?;
+        let controllers = match self.version {
+            Version::V1 => String::new(),
+            Version::V2 => dir.read("cgroup.controllers").map_err(failed("read the controllers of", "/"))?,
+        };
+        let cpuset = mount.controllers.iter().any(|name| name == "cpuset");
         let mut path = String::new();
         for name in self.path.split('/').filter(|name| !name.is_empty()) {
             // One at a time: a cgroup that cannot have one of them may have the others. What a limit then lacks is told
@@ -85,10 +73,24 @@ impl Cgroup {
             path = format!("{path}/{name}");
             let name = CString::new(name).map_err(|error| failed("make", &path)(error.into()))?;
             dir.mkdir(&name).map_err(failed("make", &path))?;
-            dir = Dir::open(&mount.point, &path).map_err(failed("open", &path))?;
+            let child = Dir::open(&mount.point, &path).map_err(failed("open", &path))?;
+            if cpuset {
+                inherit_cpus(&dir, &child).map_err(failed("set the CPUs of", &path))?;
+            }
+            dir = child;
         }
         Ok(())
     }
+}
+
+/// Gives a v1 cpuset that is new the CPUs and memory of the one it is in: an empty one takes no process.
+fn inherit_cpus(parent: &Dir, child: &Dir) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if child.read(file)?.trim().is_empty() {
+            child.write(file, parent.read(file)?.trim())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -115,19 +117,21 @@ mod tests {
         assert_eq!(fs::read_dir(root.path().join("pod/c1")).unwrap().count(), 0);
     }
 
-    #[test]
-    fn libcontainer_is_told_the_plain_path_and_no_limits() {
-        let mut spec: Spec = serde_json::from_value(serde_json::json!({
-            "ociVersion": "1.0.2",
-            "linux": { "cgroupsPath": "a.slice:p:c1", "resources": { "pids": { "limit": 1 } } },
-        }))
-        .unwrap();
+    #[tokio::test]
+    async fn a_cpuset_is_as_wide_as_the_one_it_is_in() {
         let root = tempfile::tempdir().unwrap();
-        Cgroup::at(Version::V1, root.path(), &["pids"], "/pod/c1").describe_to_engine(&mut spec);
-        assert!(spec.linux().as_ref().unwrap().resources().is_some());
-        Cgroup::at(Version::V2, root.path(), &[], "/a.slice/p-c1.scope").describe_to_engine(&mut spec);
-        let linux = spec.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroups_path().as_deref(), Some(std::path::Path::new("/a.slice/p-c1.scope")));
-        assert!(linux.resources().is_none());
+        let (hierarchy, files) = (root.path().join("cpuset"), ["cpuset.cpus", "cpuset.mems"]);
+        fs::create_dir_all(hierarchy.join("pod/c1")).unwrap();
+        fs::create_dir(root.path().join("pids")).unwrap();
+        for (dir, texts) in [("", ["0-7\n", "0-1\n"]), ("pod", ["4-5\n", "\n"]), ("pod/c1", ["\n", "\n"])] {
+            for (file, text) in files.iter().zip(texts) {
+                fs::write(hierarchy.join(dir).join(file), text).unwrap();
+            }
+        }
+        let cgroup = Cgroup::at(Version::V1, root.path(), &["cpuset", "pids"], "/pod/c1");
+        cgroup.create(None, &LinuxResources::default(), &[]).await.unwrap();
+        let [cpus, mems] = files.map(|file| fs::read_to_string(hierarchy.join("pod/c1").join(file)).unwrap());
+        assert_eq!((cpus.as_str(), mems.as_str()), ("4-5", "0-1"));
+        assert!(root.path().join("pids/pod/c1").is_dir());
     }
 }

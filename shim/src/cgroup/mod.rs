@@ -1,8 +1,8 @@
 //! The cgroups of one container, from its creation to its removal.
 //!
-//! On v1 libcontainer creates them and writes the spec's limits once. On v2 it only puts init into the cgroup that is made
-//! here, by hand or as a systemd scope, and limited while init waits for its start. All that follows is here for both:
-//! reading the limits back, changing them, statistics, OOM, freezing, killing and removal.
+//! They are made by hand or, on v2, as a systemd scope, before init is cloned into them, and limited while init waits for
+//! its start. All that follows is here too: reading the limits back, changing them, statistics, OOM, freezing, killing and
+//! removal.
 
 mod create;
 mod devices;
@@ -135,6 +135,14 @@ pub enum CgroupError {
         state: &'static str,
         /// How long.
         after: Duration,
+    },
+    /// A process that was put into a cgroup is not in it.
+    #[error("process {pid} is not in cgroup {path}")]
+    NotJoined {
+        /// The process.
+        pid: i32,
+        /// The cgroup.
+        path: String,
     },
     /// Processes outlived SIGKILL, in uninterruptible sleep most likely.
     #[error("{count} process(es) of cgroup {path} still alive {after:?} after SIGKILL")]
@@ -314,18 +322,32 @@ impl Cgroup {
     }
 
     fn listed_in(&self, proc_cgroup: &str) -> bool {
-        proc_cgroup.lines().any(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
-            let mount = self.mounts.iter().find(|mount| match self.version {
-                Version::V1 => controllers.split(',').any(|name| mount.controllers.iter().any(|known| known == name)),
-                Version::V2 => controllers.is_empty(),
-            });
-            mount.is_some_and(|mount| {
-                let own = format!("{}{}", mount.root.trim_end_matches('/'), self.path);
-                path.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-        })
+        proc_cgroup.lines().any(|line| self.mounts.iter().any(|mount| self.is_in(mount, line)))
+    }
+
+    /// Whether `line` of proc_pid_cgroup(5) says that the process is in this cgroup in the hierarchy `mount`.
+    fn is_in(&self, mount: &Mount, line: &str) -> bool {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
+        let this = match self.version {
+            Version::V1 => controllers.split(',').any(|name| mount.controllers.iter().any(|known| known == name)),
+            Version::V2 => controllers.is_empty(),
+        };
+        let own = format!("{}{}", mount.root.trim_end_matches('/'), self.path);
+        this && path.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Proves that process `pid` is in this cgroup in every hierarchy with a controller.
+    pub fn check_joined(&self, pid: i32) -> Result<(), CgroupError> {
+        let path = format!("/proc/{pid}/cgroup");
+        let text = match std::fs::read_to_string(&path) {
+            Err(source) => return Err(CgroupError::Io { step: "read", path, source }),
+            Ok(text) => text,
+        };
+        match self.needed().find(|mount| !text.lines().any(|line| self.is_in(mount, line))) {
+            Some(mount) => Err(CgroupError::NotJoined { pid, path: self.file(mount, "") }),
+            None => Ok(()),
+        }
     }
 
     /// Moves process `pid` (0 for the caller) into the cgroup.
@@ -348,26 +370,31 @@ impl Cgroup {
             .collect()
     }
 
-    /// The files a process joins the cgroup through: for a process that can no longer find the cgroup by name.
-    /// All must be written; one that is missing means that the cgroup is gone.
+    /// The files a process of one thread joins the cgroup through by writing `0`: for one that can no longer find the
+    /// cgroup by name. All must be written; one that is missing means that the cgroup is gone.
+    ///
+    /// On v1 they move a thread, for which the kernel stops nobody; to move a process it waits, for 10 ms and more, until no
+    /// processor can be in the middle of a fork (`cgroup_procs_write_start` in `kernel/cgroup/cgroup.c`).
     ///
     /// `init` is the container's init: when the container has split its v2 cgroup, a process can only join a leaf, and as in
     /// runc that is init's own, here only when it lies within this cgroup: an exec must not leave its limits.
-    pub fn procs_files(&self, init: i32) -> Vec<PathBuf> {
+    pub fn join_files(&self, init: i32) -> Vec<PathBuf> {
+        let file = if self.version == Version::V1 { "tasks" } else { "cgroup.procs" };
         match self.leaf_of(init) {
             Some(file) => vec![file],
-            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, "cgroup.procs"))).collect(),
+            None => self.joinable().map(|mount| PathBuf::from(self.file(mount, file))).collect(),
         }
     }
 
-    /// The hierarchies a process of the container must be in. libcontainer makes no directory for some: where there is none,
-    /// there is nothing to join.
+    /// The hierarchies that every container has a directory in.
+    fn needed(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(|mount| !is_optional(mount))
+    }
+
+    /// The hierarchies a process of the container must be in: in an optional one there is nothing to join but where there
+    /// is a directory.
     fn joinable(&self) -> impl Iterator<Item = &Mount> {
-        const OPTIONAL: [&str; 3] = ["name=systemd", "rdma", "misc"];
-        self.mounts.iter().filter(|mount| {
-            let optional = mount.controllers.iter().any(|name| OPTIONAL.contains(&name.as_str()));
-            !optional || Dir::open(&mount.point, &self.path).is_ok()
-        })
+        self.mounts.iter().filter(|mount| !is_optional(mount) || Dir::open(&mount.point, &self.path).is_ok())
     }
 
     /// Where `init` is, if the cgroup itself takes no processes.
@@ -474,6 +501,12 @@ impl Cgroup {
         };
         Self { version, path: path.to_owned(), mounts, scope: None }
     }
+}
+
+/// Whether a container does without a directory in it.
+fn is_optional(mount: &Mount) -> bool {
+    const OPTIONAL: [&str; 3] = ["name=systemd", "rdma", "misc"];
+    mount.controllers.iter().any(|name| OPTIONAL.contains(&name.as_str()))
 }
 
 fn unique(mut pids: Vec<i32>) -> Vec<i32> {

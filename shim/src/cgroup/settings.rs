@@ -34,6 +34,8 @@ pub(super) enum Shown {
     Weight,
     /// A line per device that begins with `major:minor`; 0 removes it.
     Device,
+    /// A line among others.
+    Line,
     /// `key N` among others.
     Keyed(&'static str),
     /// A file of the `unified` map, of any of the forms above; byte counts are rounded down to a multiple of so many.
@@ -74,6 +76,7 @@ impl Setting {
             },
             Shown::Set => set(found).is_some_and(|found| Some(found) == set(&self.value)),
             Shown::Weight => found.lines().any(|line| line.trim_start_matches("default ").trim() == self.value),
+            Shown::Line => found.lines().any(|line| line.trim() == self.value),
             Shown::Keyed(key) => {
                 super::dir::value_of(found, key).map(|value| value.to_string()).as_ref() == Some(&self.value)
             }
@@ -118,7 +121,7 @@ impl Cgroup {
 
     /// Reads back every limit that `asked` names and fails on the first that the kernel does not hold.
     ///
-    /// Not compared, as they are not set here: kernel memory limits, device rules, network classes.
+    /// Not compared, as they are not set here: kernel memory limits, device rules.
     pub fn verify(&self, asked: &LinuxResources) -> Result<Limits, CgroupError> {
         self.check(&self.settings(asked)?)?;
         self.limits()
@@ -274,6 +277,12 @@ mod tests {
         assert!(!holds(Shown::Set, "0-1", "0\n"));
         assert!(!holds(Shown::Set, "0-4294967295", "0-4294967295\n"));
         assert!(!holds(Shown::Set, "0", "0-1"));
+    }
+
+    #[test]
+    fn a_line_is_found_among_others() {
+        assert!(holds(Shown::Line, "eth0 5", "lo 0\neth0 5\n"));
+        assert!(!holds(Shown::Line, "eth0 5", "lo 0\neth0 50\n"));
     }
 
     #[test]

@@ -343,5 +343,5 @@ fn a_process_joins_inits_own_cgroup_only_within_the_containers() {
     cgroup.join(17).unwrap();
     assert_eq!(read(&dir, "cgroup.procs"), "17");
     // This process is init, and in no cgroup of ours.
-    assert_eq!(cgroup.procs_files(std::process::id().cast_signed()), [dir.join("cgroup.procs")]);
+    assert_eq!(cgroup.join_files(std::process::id().cast_signed()), [dir.join("cgroup.procs")]);
 }

@@ -40,6 +40,14 @@ impl Cgroup {
         if let Some(block_io) = resources.block_io() {
             self.blkio_v1(block_io, &mut settings)?;
         }
+        if let Some(network) = resources.network() {
+            let class = network.class_id().filter(|class| *class != 0);
+            settings.extend(class.map(|class| Setting::new("net_cls", "net_cls.classid", class, Shown::Same)));
+            settings.extend(network.priorities().iter().flatten().map(|interface| {
+                let line = format!("{} {}", interface.name(), interface.priority());
+                Setting::new("net_prio", "net_prio.ifpriomap", line, Shown::Line)
+            }));
+        }
         Ok(settings)
     }
 

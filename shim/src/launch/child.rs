@@ -115,7 +115,8 @@ impl Child {
         }
     }
 
-    /// Waits for the end of a process that answered, and reaps it and the intermediate process libcontainer leaves.
+    /// Waits for the end of a process that answered, and reaps it and the process between it and an init in
+    /// a user namespace.
     pub(super) async fn finished(mut self) {
         if tokio::time::timeout(DEATH, self.pidfd.readable()).await.is_err() {
             let _ = pidfd_send_signal(self.pidfd.get_ref(), rustix::process::Signal::KILL);

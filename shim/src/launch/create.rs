@@ -1,32 +1,33 @@
 //! Makes a container with libcontainer; its init is left waiting.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use libcontainer::container::builder::ContainerBuilder;
+use libcgroups::common::CgroupConfig;
+use libcontainer::container::{Container, ContainerStatus, State};
+use libcontainer::notify_socket::NotifyListener;
+use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::validator::Validator;
 use nix::sched::CloneFlags;
-use oci_spec::runtime::LinuxNamespaceType;
-use rustix::process::{PidfdFlags, pidfd_open};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::termios::Winsize;
 
+use super::engine::{Cgroups, Init};
 use super::error::{Failure, Step};
-use super::executor::{self, InitExecutor, Payload};
+use super::executor::{InitExecutor, Payload};
 use super::filters::Filters;
 use super::helper::{self, Luggage, Made};
 use super::labels::{Labels, MountLabel};
 use super::propagation::ProcPaths;
 use super::protocol::{self, CreateRequest};
 use super::userns::UserNamespace;
-use super::{cgroupfs, fs, normalise, propagation, stage, userns};
+use super::{cgroupfs, exec, fs, normalise, propagation, stage, userns};
 
-/// libcontainer's root in the container's directory.
-pub(super) const STATE_DIR: &str = "state";
-
-const CONSOLE_SOCKET: &str = "console.sock";
+/// The socket in the container's directory that init waits on for its start.
+pub(super) const START_SOCKET: &str = "start.sock";
 
 /// Carries out a create.
 pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Failure> {
@@ -35,6 +36,9 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     let Some(process) = spec.process().clone() else {
         return Err(Failure::because("read the spec", "it has no process"));
     };
+    if process.terminal().unwrap_or(false) != common.terminal {
+        return Err(Failure::because("read the spec", "it and the request differ in whether there is a terminal"));
+    }
     let labels = Labels::of(&process);
     labels.check()?;
     let linux = spec.linux().as_ref();
@@ -66,44 +70,40 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
 
     let config = serde_json::to_vec(&normalised.spec).step("encode the spec")?;
     fs::write_private(&dir.join("config.json"), &config)?;
-    let state = dir.join(STATE_DIR);
-    std::fs::DirBuilder::new().mode(0o700).create(&state).step(format!("make {}", state.display()))?;
     labels.on_new_keys(&luggage.proc, || helper::join_keyring(&common.id))?;
     let uid = userns::owner(user_namespace.as_ref(), process.user().uid(), process.user().gid())?.0;
+    let cgroups = Cgroups::open(&hierarchies)?;
+    if let Some(score) = process.oom_score_adj() {
+        exec::set_oom_score(&luggage.proc, score)?;
+    }
     let dir = &if staged.is_empty() { dir.clone() } else { stage::lay_out(dir, staged)? };
-    let state = dir.join(STATE_DIR);
 
     let proc = luggage.proc.try_clone().step("keep /proc")?;
     let payload = Payload::new(&process, common.floor, filters, labels, proc, luggage.errors)?;
-    let mut builder = ContainerBuilder::new(common.id.clone(), SyscallType::default())
-        .with_executor(InitExecutor(Rc::new(payload)))
-        .with_root_path(&state)
-        .map_err(|error| executor::engine_failure(&error))?;
-    let console = if common.terminal { Some(listen(dir)?) } else { None };
-    if console.is_some() {
-        builder = builder.with_console_socket(Some(dir.join(CONSOLE_SOCKET)));
-    } else {
-        let [stdin, stdout, stderr] = helper::fill(luggage.streams)?;
-        for stream in [&stdin, &stdout, &stderr] {
-            fs::give(stream, uid)?;
-        }
-        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+    let console = common.terminal.then(UnixStream::pair).transpose().step("make a channel for the terminal")?;
+    let streams = match console {
+        Some(_) => None,
+        None => Some(helper::fill(luggage.streams)?),
+    };
+    for stream in streams.iter().flatten() {
+        fs::give(stream, uid)?;
     }
-    let container = builder
-        .validate_id()
-        .and_then(|builder| builder.as_init(dir).with_systemd(false).with_detach(true).as_sibling(true).build())
-        .map_err(|error| mount_label.named_in(executor::engine_failure(&error)))?;
-    let pid = container.pid().map(|pid| pid.as_raw()).ok_or_else(|| Failure::because("create", "init has no pid"))?;
-    let number = rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::because("create", "init has no pid"))?;
-    let pidfd = pidfd_open(number, PidfdFlags::empty()).step("watch init")?;
+    let normalised_spec = Rc::new(normalised.spec);
+    let mut args = describe(&common.id, dir, Rc::clone(&normalised_spec), payload)?;
+    args.console_socket = console.as_ref().map(|(_, theirs)| theirs.as_raw_fd());
+    if let Some(streams) = &streams {
+        [args.stdin, args.stdout, args.stderr] = streams.each_ref().map(|stream| Some(stream.as_raw_fd()));
+    }
+    let init = Init { args: &args, cgroups: &cgroups, user_namespace: user_namespace.as_ref(), proc: &luggage.proc };
+    let (pid, pidfd) = init.make().map_err(|failure| mount_label.named_in(failure))?;
 
-    let console = console.map(|listener| receive_console(&listener)).transpose()?;
+    let console = console.map(|(ours, _)| receive_console(&ours)).transpose()?;
     if let Some(console) = &console {
         resize(console, &process)?;
         give_terminal(console, uid)?;
     }
     propagation::check_proc(&luggage.proc, pid, &covered)?;
-    propagation::check_dev(&luggage.proc, pid, normalised.spec.mounts().as_deref().unwrap_or_default())?;
+    propagation::check_dev(&luggage.proc, pid, normalised_spec.mounts().as_deref().unwrap_or_default())?;
     if !normalised.propagation.is_empty() || !sealed.is_empty() || mount_label.is_given() {
         // The last thing this process does but answer, so nobody minds that it is in the container's tree from here on.
         nix::sched::setns(&pidfd, CloneFlags::CLONE_NEWNS).step("enter the container's mount namespace")?;
@@ -114,24 +114,52 @@ pub(super) fn run(request: CreateRequest, luggage: Luggage) -> Result<Made, Fail
     Ok(Made { pid, pidfd, console, filters: count, told })
 }
 
-/// Listens for the terminal libcontainer makes in the container. The path is taken relative to the directory: an id and
-/// a namespace can make it longer than a socket's address.
-fn listen(dir: &Path) -> Result<UnixListener, Failure> {
-    let step = "listen for the terminal";
-    nix::unistd::chdir(dir).step(step)?;
-    let listener = UnixListener::bind(CONSOLE_SOCKET).step(step)?;
-    listener.set_nonblocking(true).step(step)?;
-    nix::unistd::chdir("/").step(step)?;
-    Ok(listener)
+/// What libcontainer is told of an init, without its streams.
+fn describe(id: &str, dir: &Path, spec: Rc<Spec>, payload: Payload) -> Result<ContainerArgs, Failure> {
+    if !spec.version().starts_with("1.") {
+        return Err(Failure::because("read the spec", format!("version {:?} is not 1.x", spec.version())));
+    }
+    Validator::validate_spec(&spec).step("read the spec")?;
+    let root = spec.root().as_ref().ok_or_else(|| Failure::because("read the spec", "it has no root"))?;
+    let rootfs = std::fs::canonicalize(root.path()).step("find the root file system")?;
+    let socket = dir.join(START_SOCKET);
+    let notify_listener = NotifyListener::new(&socket).step(format!("listen on {}", socket.display()))?;
+    // Hooks are told of it.
+    let mut state = State::new(id, ContainerStatus::Creating, None, dir.to_owned());
+    state.annotations = spec.annotations().clone();
+    Ok(ContainerArgs {
+        container_type: ContainerType::InitContainer,
+        syscall: SyscallType::default(),
+        rootfs,
+        console_socket: None,
+        notify_listener,
+        preserve_fds: 0,
+        container: Some(Container { state, root: dir.to_owned() }),
+        user_ns_config: None,
+        // Not looked at in init, which is in its cgroup already.
+        cgroup_config: CgroupConfig {
+            cgroup_path: PathBuf::new(),
+            systemd_cgroup: false,
+            container_name: String::new(),
+        },
+        detached: true,
+        executor: Box::new(InitExecutor(Rc::new(payload))),
+        no_pivot: false,
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        as_sibling: true,
+        pid_file: None,
+        spec,
+    })
 }
 
-/// Takes the terminal, which lies in the socket: init had sent it before create returned.
-fn receive_console(listener: &UnixListener) -> Result<OwnedFd, Failure> {
+/// Takes the terminal, which lies in the socket: init had sent it before it was ready.
+fn receive_console(socket: &UnixStream) -> Result<OwnedFd, Failure> {
     let step = "receive the terminal";
-    let (socket, _) = listener.accept().step(step)?;
     socket.set_nonblocking(true).step(step)?;
     let mut fds = Vec::new();
-    protocol::receive_with(&socket, &mut [0; 64], &mut fds).step(step)?;
+    protocol::receive_with(socket, &mut [0; 64], &mut fds).step(step)?;
     fds.pop().ok_or_else(|| Failure::because(step, "no descriptor came"))
 }
 

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,7 +42,7 @@ impl Go {
 
 /// Carries out an exec.
 pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), Failure> {
-    let ExecRequest { common, process, profile, labels, cgroup_procs } = request;
+    let ExecRequest { common, process, profile, labels, cgroup_files } = request;
     let Luggage { errors, streams, init, proc } = luggage;
     let init = init.ok_or_else(|| Failure::because("read the request", "the pidfd of init is missing"))?;
     normalise::check_process(&process).step("read the process")?;
@@ -60,7 +61,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
     let payload = Payload::new(&process, common.floor, filters, labels, proc.try_clone().step("keep /proc")?, errors)?;
 
     // Everything of the node's is opened before this process leaves it.
-    let cgroups = cgroup_procs
+    let cgroups = cgroup_files
         .iter()
         .map(|path| {
             let options = std::fs::File::options().write(true).open(path);
@@ -68,6 +69,7 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
         })
         .collect::<Result<Vec<_>, _>>()?;
     let (wait, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
+    let (joined, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).step("make a pipe")?;
     let (pid, namespaces) = namespaces_to_join(&proc, &init)?;
     let new_root = namespaces.contains(CloneFlags::CLONE_NEWUSER);
     let uid = if new_root {
@@ -100,22 +102,33 @@ pub(super) fn run(request: ExecRequest, luggage: Luggage) -> Result<(Made, Go), 
             [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?]
         }
     };
-    match crate::sys::clone_sibling(&proc).step("clone")? {
+    match crate::sys::clone_sibling(&proc, None).step("clone")? {
         Cloned::Child => {
-            drop((go, cgroups, init));
-            match enter(&process, wait, &streams, console.is_some(), &payload) {
+            drop((go, joined, init));
+            let joined = join(cgroups, &cgroup_files, tell);
+            match joined.and_then(|()| enter(&process, wait, &streams, console.is_some(), &payload)) {
                 Ok(()) => payload.run(),
                 Err(reason) => payload.fail(&reason),
             }
         }
         Cloned::Parent { pid, pidfd } => {
-            for (mut file, path) in cgroups.into_iter().zip(&cgroup_procs) {
-                write!(file, "{pid}").step(format!("write {pid} to {}", path.display()))?;
+            drop(tell);
+            if std::fs::File::from(joined).read_exact(&mut [0]).is_err() {
+                return Err(Failure::because("join the cgroup", "the new process ended"));
             }
             let console = console.map(|(console, _)| console);
             Ok((Made { pid, pidfd, console, filters: count, told }, Go(go)))
         }
     }
+}
+
+/// Puts this process, which has one thread, into the cgroup, and tells whoever waits for it: until then what kills the
+/// container by its cgroup would not find it.
+fn join(files: Vec<std::fs::File>, paths: &[PathBuf], tell: OwnedFd) -> Result<(), String> {
+    for (mut file, path) in files.into_iter().zip(paths) {
+        file.write_all(b"0").map_err(|error| format!("write 0 to {}: {error}", path.display()))?;
+    }
+    nix::unistd::write(&tell, &[GO]).map(drop).map_err(|errno| format!("tell of the cgroup: {}", go_errno(errno)))
 }
 
 /// The container's own `/dev/null`, for a stream that is not given: one of the node's is none of the container's
@@ -148,7 +161,7 @@ fn reopen(proc: &OwnedFd, found: &OwnedFd, access: OFlag, step: &'static str) ->
 
 /// Makes this process, which is nobody in the user namespace it just entered, its root: what it makes from here on is
 /// the container's.
-fn become_root() -> Result<(), Failure> {
+pub(super) fn become_root() -> Result<(), Failure> {
     let step = "become root in the container's user namespace";
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).step(step)?;
@@ -215,7 +228,7 @@ fn open_terminal(proc: &OwnedFd, process: &Process) -> Result<(OwnedFd, OwnedFd)
 }
 
 /// Sets it on this process, which hands it on: once in a user namespace it could reach neither its own nor another's.
-fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
+pub(super) fn set_oom_score(proc: &OwnedFd, score: i32) -> Result<(), Failure> {
     let step = "set oom_score_adj";
     let file =
         nix::fcntl::openat(proc, "self/oom_score_adj", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
@@ -300,7 +313,7 @@ fn enter(
     Ok(())
 }
 
-fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
+pub(super) fn set_limit(limit: &PosixRlimit) -> Result<(), String> {
     rustix::process::setrlimit(userns::resource(limit.typ()), userns::rlimit(limit))
         .map_err(|error| format!("error setting rlimit type {:?}: {error}", limit.typ()))
 }

@@ -21,7 +21,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 
-use super::error::{Failure, chain, go_errno};
+use super::error::{Failure, go_errno};
 use super::filters::Filters;
 use super::labels::Labels;
 use super::lookup;
@@ -329,11 +329,6 @@ impl Executor for InitExecutor {
     fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
-}
-
-/// An error of libcontainer with all it says of its causes.
-pub(super) fn engine_failure(error: &libcontainer::error::LibcontainerError) -> Failure {
-    Failure::because("unable to start container process", chain(error))
 }
 
 #[cfg(test)]

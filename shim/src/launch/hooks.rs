@@ -1,5 +1,5 @@
-//! The hooks libcontainer leaves to us: poststart and poststop. The earlier ones it runs itself, in the launch process
-//! or in init.
+//! The hooks that come after a create: poststart and poststop. libcontainer runs the earlier ones, in the launch process or
+//! in init.
 
 use std::io;
 use std::os::unix::process::CommandExt;

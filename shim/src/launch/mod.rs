@@ -36,6 +36,7 @@ use crate::rootfs::Mount;
 mod cgroupfs;
 mod child;
 mod create;
+mod engine;
 mod error;
 mod exec;
 mod executor;
@@ -72,8 +73,7 @@ pub struct Process {
 pub struct Create {
     /// Container id.
     pub id: String,
-    /// A directory only root can enter, made by the caller; the hardened `config.json` and libcontainer's state go
-    /// there.
+    /// A directory only root can enter, made by the caller; the hardened `config.json` goes there.
     pub dir: PathBuf,
     /// Where the root filesystem is mounted.
     pub rootfs: PathBuf,
@@ -81,7 +81,8 @@ pub struct Create {
     pub rootfs_mounts: Vec<Mount>,
     /// The hardened spec.
     pub spec: Spec,
-    /// The container's directory in each cgroup hierarchy, with the hierarchy's names; the unified one has none.
+    /// The container's directory in each cgroup hierarchy, with the hierarchy's names; the unified one has none. Made by
+    /// the caller.
     pub hierarchies: Vec<(Vec<String>, PathBuf)>,
     /// The directories of the pod's other containers, where the same profile may lie compiled.
     pub siblings: Vec<PathBuf>,
@@ -127,8 +128,8 @@ pub struct Exec {
     pub profile: Option<String>,
     /// The labels of the container, which the process gets whatever it asks for.
     pub labels: Labels,
-    /// The `cgroup.procs` files it enters, by absolute path.
-    pub cgroup_procs: Vec<PathBuf>,
+    /// The files it enters its cgroup through by writing `0`, by absolute path.
+    pub cgroup_files: Vec<PathBuf>,
     /// Whether the seccomp floor is loaded. `false` only in audit mode.
     pub floor: bool,
     /// Standard input; `/dev/null` if `None`.
@@ -203,7 +204,7 @@ impl Launcher {
         let streams = [request.stdin, request.stdout, request.stderr];
         let common = self.common(&request.id, &request.dir, &streams, request.terminal, request.floor);
         let dir = open_dir(&request.dir).map_err(channel("open the container's directory"))?;
-        let socket = format!("/proc/self/fd/{}/{}/{}/notify.sock", dir.as_raw_fd(), create::STATE_DIR, request.id);
+        let socket = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), create::START_SOCKET);
         let message = Request::Create(Box::new(CreateRequest {
             common,
             rootfs: request.rootfs,
@@ -231,7 +232,7 @@ impl Launcher {
             process: request.process,
             profile: request.profile,
             labels: request.labels,
-            cgroup_procs: request.cgroup_procs,
+            cgroup_files: request.cgroup_files,
         }));
         let pipe = pipe::make().map_err(channel("make the exec pipe"))?;
         let launched = self.launch(Verb::Exec, message, streams, pipe, Some(&request.init), request.terminal).await?;

@@ -78,8 +78,8 @@ pub(super) struct ExecRequest {
     pub profile: Option<String>,
     /// The labels of the container.
     pub labels: Labels,
-    /// The `cgroup.procs` files it enters.
-    pub cgroup_procs: Vec<PathBuf>,
+    /// The files it enters its cgroup through.
+    pub cgroup_files: Vec<PathBuf>,
 }
 
 /// The answer. With a [`Reply::Launched`] come the pidfd and, if asked for, the master of the terminal.

@@ -1,7 +1,7 @@
-//! A container's user namespace, made or opened by us and joined by libcontainer.
+//! A container's user namespace, made or opened by us.
 //!
 //! libcontainer's own way of making one turns it to another cgroup driver and makes a half-privileged process of its
-//! own readable to whoever shares its user for a moment, so it only ever joins one.
+//! own readable to whoever shares its user for a moment.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};

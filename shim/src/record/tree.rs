@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Error;
 use super::store::io;
 
-/// libcontainer's state and our bundle are three levels deep; the bound keeps recursion off the stack's end.
+/// Our bundle is a few levels deep; the bound keeps recursion off the stack's end.
 const DEEPEST: u32 = 16;
 
 /// Removes `name` below `parent`; `path` names it in errors. One that is gone already is no error.

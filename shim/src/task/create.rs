@@ -202,14 +202,12 @@ impl Pod {
 
         let linux = hardened.spec().linux().as_ref();
         let asked = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
-        let mut spec = hardened.spec().clone();
-        cgroup.describe_to_engine(&mut spec);
         let launch = launch::Create {
             id: request.id.clone(),
             dir: dir.clone(),
             rootfs: rootfs.clone(),
             rootfs_mounts: request.rootfs.iter().map(mount).collect(),
-            spec,
+            spec: hardened.spec().clone(),
             hierarchies: cgroup.hierarchies(),
             siblings: self.siblings(&request.id),
             floor: hardened.mode().enforces(),
@@ -263,6 +261,9 @@ impl Pod {
             let id_map = facts::user_namespace(created.init.pid, hardened.spec(), leader)
                 .map_err(|error| TaskError::failed("check the user namespace of init", &error))?;
             report.user_namespace(id_map);
+            cgroup
+                .check_joined(created.init.pid)
+                .map_err(|error| TaskError::failed("check the container's cgroup", &error))?;
             let oom = cgroup.oom_watch().map_err(|error| TaskError::failed("watch for memory exhaustion", &error))?;
             let devices = cgroup
                 .confine_devices(linux)

@@ -217,7 +217,7 @@ impl Container {
             process: exec.spec.process().clone(),
             profile: self.profile.clone(),
             labels: self.labels.clone(),
-            cgroup_procs: self.cgroup.procs_files(self.init.pid()),
+            cgroup_files: self.cgroup.join_files(self.init.pid()),
             floor: self.floor.mode().enforces(),
             stdin: ends.stdin,
             stdout: ends.stdout,

@@ -137,7 +137,7 @@ pub async fn a_terminal_has_the_size_asked_for() {
     let mut bundle = Bundle::sh("stty size; tty");
     bundle.spec["process"]["terminal"] = json!(true);
     bundle.spec["process"]["consoleSize"] = json!({ "height": 40, "width": 111 });
-    let (mut request, _output) = bundle.request();
+    let (mut request, _output) = bundle.request().await;
     (request.stdin, request.stdout, request.stderr, request.terminal) = (None, None, None, true);
     let created = launcher().create(request).await.expect("create");
     let console = created.console.expect("console");
@@ -157,7 +157,7 @@ pub async fn audit_mode_keeps_what_the_spec_asks_for() {
         "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["swapoff"], "action": "SCMP_ACT_ERRNO" }],
     });
-    let (mut request, output) = bundle.request();
+    let (mut request, output) = bundle.request().await;
     request.floor = false;
     let created = launcher().create(request).await.expect("create");
     assert_eq!((created.filter_count, &created.filters.floor), (1, &None));
@@ -217,7 +217,7 @@ pub async fn rootfs_mounts_are_mounted() {
     let bundle = Bundle::sh("cat /etc/passwd");
     let image = bundle.path().join("image");
     fs::rename(bundle.rootfs(), &image).expect("rename");
-    let (mut request, output) = bundle.request();
+    let (mut request, output) = bundle.request().await;
     request.rootfs_mounts = vec![curb::rootfs::Mount {
         fstype: "bind".into(),
         source: image.to_string_lossy().into_owned(),

@@ -42,7 +42,7 @@ pub async fn kill_at_any_time(bundle: impl Fn() -> Bundle) {
     let mut killed = 0;
     for round in 0..60u64 {
         let bundle = bundle();
-        let (request, output) = bundle.request();
+        let (request, output) = bundle.request().await;
         let launcher = launcher();
         let kill_it = async {
             tokio::time::sleep(Duration::from_micros(round * 1500)).await;
@@ -79,7 +79,7 @@ pub async fn kill_at_any_time(bundle: impl Fn() -> Bundle) {
 pub async fn a_create_that_is_dropped_leaves_nothing() {
     for round in 0..20u64 {
         let bundle = Bundle::args(&["sleep", "100"]);
-        let (request, _output) = bundle.request();
+        let (request, _output) = bundle.request().await;
         let launcher = launcher();
         let finished = tokio::time::timeout(Duration::from_micros(round * 3000), launcher.create(request)).await;
         if let Ok(created) = finished {
@@ -106,7 +106,7 @@ pub async fn a_hook_that_hangs_is_bounded() {
     let known = mounts();
     let mut bundle = Bundle::sh("true");
     bundle.spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "1000"] }] });
-    let (request, _output) = bundle.request();
+    let (request, _output) = bundle.request().await;
     let begin = Instant::now();
     let launcher = launcher().limit(Duration::from_secs(1));
     let error = launcher.create(request).await.expect_err("hangs");

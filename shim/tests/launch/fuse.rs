@@ -19,7 +19,7 @@ pub async fn a_volume_whose_server_hangs_is_bounded() {
             json!({ "destination": "/v", "type": "bind", "source": server.path().join("below"), "options": ["rbind"] }),
         );
         let begin = Instant::now();
-        let created = launcher().limit(Duration::from_secs(1)).create(bundle.request().0).await;
+        let created = launcher().limit(Duration::from_secs(1)).create(bundle.request().await.0).await;
         let error = chain(&created.expect_err("nobody answered"));
         println!("    greets {greets}: {error} after {:?}", begin.elapsed());
         assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());

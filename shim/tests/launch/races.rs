@@ -87,7 +87,7 @@ async fn race(
         symlink(evil, volume.join("evil")).expect("symlink");
         let mut bundle = Bundle::args(&["sleep", "100"]);
         prepare(&mut bundle, &volume);
-        let (mut request, output) = bundle.request();
+        let (mut request, output) = bundle.request().await;
         if terminal {
             (request.terminal, request.stdout, request.stderr) = (true, None, None);
             request.spec.process_mut().as_mut().expect("process").set_terminal(Some(true));

@@ -204,7 +204,7 @@ pub async fn terminals_belong_to_the_user_inside() {
     let script = "tty; ls -ln /dev/pts/0 /dev/pts/1; : > $(tty) && : > /dev/tty && echo own";
     let mut bundle = sh(script);
     bundle.spec["process"]["terminal"] = json!(true);
-    let (mut request, _output) = bundle.request();
+    let (mut request, _output) = bundle.request().await;
     (request.stdin, request.stdout, request.stderr, request.terminal) = (None, None, None, true);
     let created = launcher().create(request).await.expect("create");
     created.start.start().await.expect("start");
@@ -265,7 +265,7 @@ pub async fn a_mapped_volume_shows_and_keeps_the_owners_of_the_container() {
         assert_eq!(fs::metadata(&private).expect("private").permissions().mode() & 0o777, 0o700);
         let mut left: Vec<_> = fs::read_dir(private).expect("read").flatten().map(|it| it.file_name()).collect();
         left.sort();
-        assert_eq!(left, ["config.json", "exec.fifo", "state"]);
+        assert_eq!(left, ["config.json", "exec.fifo", "start.sock"]);
     }
 
     // Without a mapping the volume shows whose it is on the node: nobody the container knows.
@@ -303,7 +303,7 @@ pub async fn what_the_node_mounts_later_shows_in_a_volume_that_asks_for_it() {
         // Where the container's directory lies on a mount that is shared, what is laid out there stays hidden.
         let shared = SharedMount::new();
         let before = mounts();
-        let (mut request, _output) = bundle.request();
+        let (mut request, _output) = bundle.request().await;
         request.dir = shared.path().join("below");
         fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
         let created = launcher().create(request).await.expect("create");
@@ -350,7 +350,7 @@ pub async fn an_overlay_with_mapped_layers_is_a_root_file_system() {
     fs::remove_dir_all(bundle.rootfs()).expect("remove");
     let before = mounts();
 
-    let (mut request, output) = bundle.request();
+    let (mut request, output) = bundle.request().await;
     let option = |name: &str, value: &Path| format!("{name}={}", value.display());
     request.rootfs_mounts = vec![curb::rootfs::Mount {
         fstype: "overlay".into(),
@@ -381,7 +381,7 @@ pub async fn a_bind_with_mapped_owners_is_a_root_file_system() {
     give(&bundle.rootfs(), 0);
     let image = bundle.path().join("image");
     fs::rename(bundle.rootfs(), &image).expect("rename");
-    let (mut request, output) = bundle.request();
+    let (mut request, output) = bundle.request().await;
     request.rootfs_mounts = vec![curb::rootfs::Mount {
         fstype: "bind".into(),
         source: image.to_string_lossy().into_owned(),

@@ -1,7 +1,7 @@
 //! Which device nodes a container may open.
 //!
-//! On v1 the device controller has a list, which libcontainer writes. On v2 it is a program of ours, attached to the
-//! container's cgroup: libcontainer has none, and without one every device node in an image is open to the container.
+//! On v1 the device controller has a list. On v2 it is a program of ours, attached to the container's cgroup: without one
+//! every device node in an image is open to the container.
 
 mod program;
 mod rules;
@@ -93,25 +93,49 @@ impl Cgroup {
     /// Confines the container to the devices its spec allows and the default ones; returns the program that does so on
     /// v2. To be called while nothing of the container runs.
     ///
-    /// On v1 only the node's console is taken away, which libcontainer gives to every container: an image may carry a
-    /// node for it. A container's own `/dev/console` is a pseudo-terminal and keeps working.
+    /// The node's console is not among the default ones: an image may carry a node for it. A container's own
+    /// `/dev/console` is a pseudo-terminal and works.
     ///
     /// # Errors
     /// [`CgroupError`] if a rule cannot be enforced or the kernel does not take the program.
     pub fn confine_devices(&self, linux: Option<&Linux>) -> Result<Option<DeviceProgram>, CgroupError> {
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        let default = DEFAULT
+            .into_iter()
+            .filter(|(path, ..)| path.is_empty() || given.iter().all(|device| device.path().as_os_str() != *path));
         if self.version == Version::V1 {
-            return self.deny_console(rules).map(|()| None);
+            return self.list(rules, default).map(|()| None);
         }
         let mut set = RuleSet::of(rules)?;
-        let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-        for (path, devices, access) in DEFAULT {
-            if path.is_empty() || given.iter().all(|device| device.path().as_os_str() != path) {
-                set.allow(devices, access)?;
-            }
+        for (_, devices, access) in default {
+            set.allow(devices, access)?;
         }
         self.attach(&set).map(Some)
+    }
+
+    /// Writes the list of v1.
+    fn list(
+        &self,
+        rules: &[LinuxDeviceCgroup],
+        default: impl Iterator<Item = (&'static str, Devices, u8)>,
+    ) -> Result<(), CgroupError> {
+        let dir = self.open("devices")?;
+        let set = |allow: bool, rule: &str| {
+            let file = if allow { "devices.allow" } else { "devices.deny" };
+            dir.write(file, rule).map_err(|source| self.failed("devices", file, rule, source))
+        };
+        rules.iter().try_for_each(|rule| set(rule.allow(), &rule.to_string()))?;
+        for (_, devices, access) in default {
+            set(true, &rules::text(devices, access))?;
+        }
+        if rules.iter().any(allows_console) {
+            return Ok(());
+        }
+        // Open still where the list denies single devices only.
+        let (major, minor) = CONSOLE;
+        set(false, &format!("c {major}:{minor} rwm"))
     }
 
     /// Proves that `program` is still attached.
@@ -141,17 +165,6 @@ impl Cgroup {
 
     fn device_error(&self, step: &'static str, source: io::Error) -> CgroupError {
         CgroupError::Io { step, path: self.file_of("", ""), source }
-    }
-
-    fn deny_console(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), CgroupError> {
-        if rules.iter().any(allows_console) {
-            return Ok(());
-        }
-        let (major, minor) = CONSOLE;
-        let rule = format!("c {major}:{minor} rwm");
-        self.open("devices")?
-            .write("devices.deny", &rule)
-            .map_err(|source| self.failed("devices", "devices.deny", &rule, source))
     }
 }
 

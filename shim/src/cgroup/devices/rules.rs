@@ -110,6 +110,18 @@ impl RuleSet {
     }
 }
 
+/// As the files of v1 take it.
+pub(super) fn text(Devices { kind, major, minor }: Devices, access: u8) -> String {
+    let kind = match kind {
+        Kind::Block => 'b',
+        Kind::Char => 'c',
+    };
+    let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+    let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].into_iter().filter(|(bit, _)| access & bit != 0);
+    let letters: String = letters.map(|(_, letter)| letter).collect();
+    format!("{kind} {}:{} {letters}", number(major), number(minor))
+}
+
 fn access(letters: &str) -> Option<u8> {
     let access = letters.chars().try_fold(0, |access, letter| {
         Some(

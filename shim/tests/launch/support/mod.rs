@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use curb::cgroup::Cgroup;
 use curb::launch::{Create, Created, Exec, LaunchError, Launcher, Process, Running};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 #[allow(dead_code, reason = "the tests of the daemon need more of it")]
@@ -111,14 +113,20 @@ impl Bundle {
         self.dir.path().join("private")
     }
 
-    pub fn request(&self) -> (Create, Output) {
+    fn cgroup(&self) -> Cgroup {
+        Cgroup::of(self.spec["linux"]["cgroupsPath"].as_str(), &self.id).expect("name a cgroup")
+    }
+
+    pub async fn request(&self) -> (Create, Output) {
         let (output, write) = Output::new();
+        let cgroup = self.cgroup();
+        cgroup.create(None, &LinuxResources::default(), &[]).await.expect("make the cgroup");
         let request = Create {
             id: self.id.clone(),
             dir: self.private(),
             rootfs: self.rootfs(),
             rootfs_mounts: Vec::new(),
-            hierarchies: Vec::new(),
+            hierarchies: cgroup.hierarchies(),
             siblings: Vec::new(),
             spec: serde_json::from_value(self.spec.clone()).expect("spec"),
             floor: true,
@@ -131,7 +139,7 @@ impl Bundle {
     }
 
     pub async fn create(&self) -> Result<(Created, Output), LaunchError> {
-        let (request, output) = self.request();
+        let (request, output) = self.request().await;
         launcher().create(request).await.map(|created| (created, output))
     }
 
@@ -165,7 +173,7 @@ impl Bundle {
             process: serde_json::from_value(process).expect("process"),
             profile: None,
             labels: curb::launch::Labels::default(),
-            cgroup_procs: cgroup_dirs(&self.id).into_iter().map(|dir| dir.join("cgroup.procs")).collect(),
+            cgroup_files: self.cgroup().join_files(init.pid),
             floor: true,
             stdin: None,
             stdout: Some(write.try_clone().expect("clone")),
