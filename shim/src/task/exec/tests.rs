@@ -25,7 +25,7 @@ async fn container(dir: &Path, init: i32) -> Arc<Container> {
     let floor = policy::admit(spec, &facts, &settings).unwrap().harden().floor();
     let cgroup = Cgroup::of(Some(&format!("/curb-test-exec-{}", std::process::id())), "c1").unwrap();
     assert_eq!(cgroup.version(), Version::V2);
-    cgroup.create(None, &Default::default()).await.unwrap();
+    cgroup.create(None, &Default::default(), &[]).await.unwrap();
     let devices = cgroup.confine_devices(None).unwrap();
     let process = Process::new(Endpoints::default());
     let pid = rustix::process::Pid::from_raw(init).unwrap();
