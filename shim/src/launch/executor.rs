@@ -367,7 +367,8 @@ mod tests {
             ..KernelView::default()
         };
         assert_eq!(payload.difference(right.clone(), 2), None);
-        let wrong: [(&str, fn(&mut KernelView)); 12] = [
+        type Change = fn(&mut KernelView);
+        let wrong: [(&str, Change); 12] = [
             ("seccomp state", |view| view.seccomp = 0),
             ("seccomp state", |view| view.seccomp_filters = Some(1)),
             ("no_new_privs", |view| view.no_new_privs = false),
