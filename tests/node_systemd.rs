@@ -10,7 +10,6 @@ use std::time::Instant;
 use curb_tests::api::cri::LinuxContainerResources;
 use curb_tests::figures::shim_name;
 use curb_tests::pod::{Container, Pod};
-use curb_tests::task::process;
 use curb_tests::{Node, Result, cgroup, config, moment, patience};
 use nix::sys::signal::Signal;
 
@@ -159,27 +158,5 @@ async fn systemd_forgets_the_scope_of_a_removed_container() -> Result<()> {
             moment().await;
         }
     }
-    node.expect_nothing_left().await
-}
-
-#[tokio::test]
-async fn the_oom_killer_spares_no_container_more_than_the_kubelet_does() -> Result<()> {
-    if config::under_test() == "runc" {
-        // It gives what is asked for.
-        return Ok(());
-    }
-    let node = Node::booted().await?;
-    let score = |pid: u32| Ok::<_, curb_tests::Error>(fs::read_to_string(node.proc(pid, "oom_score_adj"))?);
-    let task = node.task("spared", &["/probe", "sleep"]).set("/process/oomScoreAdj", (-1000).into()).start().await?;
-    assert_eq!(score(task.state("").await?.pid)?, "-997\n");
-    let mut asking = process(&["/probe", "sleep"]);
-    asking["oomScoreAdj"] = (-999).into();
-    task.add_exec("more", &asking).await?;
-    assert_eq!(score(task.start("more").await?)?, "-997\n");
-    task.kill("", Signal::SIGKILL).await?;
-    task.wait("more").await?;
-    task.delete_exec("more").await?;
-    task.wait("").await?;
-    task.delete().await?;
     node.expect_nothing_left().await
 }
