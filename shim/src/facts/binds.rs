@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, Stat
 
 use super::subpath::{self, Mounts};
 use super::{Judged, namespaces};
-use crate::policy::floor::NODE_INTERFACES_PATHS;
+use crate::policy::names::NODE_INTERFACES_PATHS;
 use crate::policy::{Bind, bind_mounts, clean};
 
 /// A file, by its device and inode.

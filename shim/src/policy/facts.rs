@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Hook, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
 
-use super::floor::NODE_INTERFACES_PATHS;
+use super::names::NODE_INTERFACES_PATHS;
 use super::{Label, Settings, annotation};
 
 /// Where the kubelet keeps what it makes for pods, below the uid of each.

@@ -6,10 +6,8 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Moun
 
 use super::admit::denies_all;
 use super::facts::clean;
-use super::floor::{
-    AGENT_DIRECTORIES, AGENT_DIRECTORY_PATHS, DEVICES, MASKED, MASKED_PATHS, PROC_MOUNT, READ_ONLY, READ_ONLY_PATHS,
-    READ_ONLY_ROOT, Rule,
-};
+use super::floor::{AGENT_DIRECTORIES, DEVICES, MASKED_PATHS, PROC_MOUNT, READ_ONLY_PATHS, READ_ONLY_ROOT, Rule};
+use super::names::{AGENT_DIRECTORY_PATHS, MASKED, READ_ONLY};
 use super::{Change, ContainerFloor, LimitSettings, Role, limits, mounts, process};
 
 /// What is to be changed that the spec alone does not tell.

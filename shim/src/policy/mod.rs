@@ -5,7 +5,7 @@
 //! A process that joins a running container passes [`admit_exec`], a change of its limits [`harden_update`]; both
 //! need only the small [`ContainerFloor`], so the daemon keeps no spec.
 //!
-//! The rules are a table in [`floor`].
+//! The rules are a table in [`floor`], the lists they speak of are in [`names`].
 #![forbid(unsafe_code)]
 
 mod admit;
@@ -17,6 +17,7 @@ mod identity;
 mod labels;
 mod limits;
 mod mounts;
+pub mod names;
 mod process;
 mod settings;
 #[cfg(test)]

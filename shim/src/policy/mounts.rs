@@ -6,10 +6,11 @@ use oci_spec::runtime::{Mount, Spec};
 
 use super::facts::{bind_mounts, clean, is_bind};
 use super::floor::{
-    BIND_SOURCES, HIDDEN_MOUNT, MASKED, MOUNT_FLAGS, MOUNT_PROPAGATION, MOUNT_TYPE, NODE_INTERFACES, READ_ONLY_SECRETS,
+    BIND_SOURCES, HIDDEN_MOUNT, MOUNT_FLAGS, MOUNT_PROPAGATION, MOUNT_TYPE, NODE_INTERFACES, READ_ONLY_SECRETS,
     TMPFS_SIZE,
 };
 use super::limits::bytes;
+use super::names::MASKED;
 use super::verdict::quote;
 use super::{Change, Denial, Facts, LimitSettings};
 

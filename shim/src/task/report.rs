@@ -262,9 +262,9 @@ fn controls(hardened: &Hardened) -> Controls {
         selinux: labels.selinux,
         net_bind_service: bounding.is_some_and(|set| set.contains(&Capability::NetBindService)),
         root_allowed: hardened.role() == policy::Role::Sandbox,
-        masked_paths: linux.map(|linux| beyond(linux.masked_paths(), &policy::floor::MASKED)).unwrap_or_default(),
+        masked_paths: linux.map(|linux| beyond(linux.masked_paths(), &policy::names::MASKED)).unwrap_or_default(),
         read_only_paths: linux
-            .map(|linux| beyond(linux.readonly_paths(), &policy::floor::READ_ONLY))
+            .map(|linux| beyond(linux.readonly_paths(), &policy::names::READ_ONLY))
             .unwrap_or_default(),
         limits_max: Limits {
             memory: i64::try_from(max.memory).ok(),

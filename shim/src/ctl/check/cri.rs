@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::kube::{Container, Pod};
 use super::{mounts, resources, security};
-use crate::policy::floor::{MASKED, READ_ONLY};
+use crate::policy::names::{MASKED, READ_ONLY};
 
 /// Stand-ins for the names that a node would make up.
 pub(super) const POD_UID: &str = "00000000-0000-0000-0000-000000000000";

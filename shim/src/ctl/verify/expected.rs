@@ -3,7 +3,7 @@
 use curb_seccomp_profiles::{Arch, floor, floor_digest};
 
 use crate::idmap::IdMap;
-use crate::policy::floor::{MASKED, READ_ONLY};
+use crate::policy::names::{MASKED, READ_ONLY};
 use crate::record::{Controls, Limits, Mode, Record};
 
 /// What every process of one container is compared with.

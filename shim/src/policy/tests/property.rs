@@ -163,7 +163,7 @@ fn assert_floor(spec: &Spec) {
     for cap in caps.values().flat_map(|list| list.as_array().unwrap()) {
         assert_eq!(cap, &json!("CAP_NET_BIND_SERVICE"));
     }
-    for (field, floor) in [("maskedPaths", &floor::MASKED[..]), ("readonlyPaths", &floor::READ_ONLY[..])] {
+    for (field, floor) in [("maskedPaths", &names::MASKED[..]), ("readonlyPaths", &names::READ_ONLY[..])] {
         let paths = now["linux"][field].as_array().unwrap();
         assert!(floor.iter().all(|p| paths.contains(&json!(p))), "{field} {paths:?}");
     }
