@@ -307,8 +307,9 @@ fn clone(proc: impl AsFd, flags: i32, exit_signal: i32, cgroup: Option<BorrowedF
         args[10] = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: `args` is the eleven words of `struct clone_args`, the size passed, all zero but flags, pidfd, exit signal
-    // and cgroup, a descriptor borrowed for the whole call; pidfd points at a live descriptor the kernel fills. No stack is given and no flag shares memory, so
-    // the child runs on its own copy of this stack; there is no other thread whose locks it could inherit.
+    // and cgroup, a descriptor borrowed for the whole call; pidfd points at a live descriptor the kernel fills. No stack
+    // is given and no flag shares memory, so the child runs on its own copy of this stack; there is no other thread
+    // whose locks it could inherit.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
     match check(pid)? {
         0 => Ok(Cloned::Child),

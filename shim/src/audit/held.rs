@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
@@ -69,7 +70,7 @@ impl<'a> Held<'a> {
     /// The same, unless the configuration with this digest was told already.
     pub(super) fn announce(mut self, config: [u8; LENGTH], event: &Event) -> Result<(), AuditError> {
         if self.state.as_ref().is_some_and(|state| state.config == config) {
-            return Ok(());
+            return if self.settings.file().exists() { Ok(()) } else { self.settings.remember() };
         }
         let current = self.prepare()?;
         self.settings.remember()?;
@@ -87,7 +88,7 @@ impl<'a> Held<'a> {
         }
         let mut current = self.open_current()?;
         if self.state()?.closing {
-            current = self.change_file(current)?;
+            current = self.close(current)?;
         }
         self.mend(&current)?;
         let kept = match given {
@@ -183,6 +184,25 @@ impl<'a> Held<'a> {
         Ok(current)
     }
 
+    /// Goes on in the next file, unless what should be the end of this one was lost to a power cut: then the log goes on
+    /// here, and tells its end again.
+    fn close(&mut self, current: File) -> Result<File, AuditError> {
+        let (path, state) = (&self.settings.path, self.state()?);
+        let look = |error| AuditError::io("look at", path)(error);
+        let length = current.metadata().map_err(look)?.len();
+        let whole = length >= state.offset && self.ends_as_known(&current).map_err(look)?;
+        if whole || self.closed_name()?.exists() {
+            return self.change_file(current);
+        }
+        self.state = Some(State { closing: false, ..state.clone() });
+        Ok(current)
+    }
+
+    /// What the file that told its end is called. The name was written in the record before: its number is one less.
+    fn closed_name(&self) -> Result<PathBuf, AuditError> {
+        Ok(self.settings.path.with_file_name(files::closed_name(self.state()?.seq.saturating_sub(1))))
+    }
+
     /// Gives the file that told its end its name, unless that was done already, and begins the next.
     fn change_file(&mut self, current: File) -> Result<File, AuditError> {
         let (path, state) = (&self.settings.path, self.state()?.clone());
@@ -193,8 +213,7 @@ impl<'a> Held<'a> {
             next.sync_data().map_err(AuditError::io("sync", path))?;
             files::clear_append_only(&next).map_err(AuditError::io("take the append-only attribute from", path))?;
             files::release(&next);
-            // The name was written in the record before: its number is one less.
-            let name = path.with_file_name(files::closed_name(state.seq.saturating_sub(1)));
+            let name = self.closed_name()?;
             std::fs::rename(path, &name).map_err(AuditError::io("rename", path))?;
             if self.settings.append_only {
                 files::set_append_only(&next).map_err(|source| AuditError::AppendOnly { path: name, source })?;

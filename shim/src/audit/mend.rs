@@ -37,7 +37,7 @@ impl Held<'_> {
 
     /// Whether the file ends with the record that the state was saved after. After a power cut the state and the file's
     /// length may be on the disk, and zeros where the records left to the next sync were.
-    fn ends_as_known(&self, current: &File) -> io::Result<bool> {
+    pub(super) fn ends_as_known(&self, current: &File) -> io::Result<bool> {
         let state = self.state.as_ref().filter(|state| state.offset > 0);
         let Some(expected) = state.map(|state| line::end_of(&state.prev)) else { return Ok(true) };
         let mut end = vec![0; expected.len()];
@@ -101,10 +101,16 @@ fn read_byte(file: &File, at: u64) -> io::Result<u8> {
 
 /// Where the last line of a file of `length` bytes begins.
 fn last_line(file: &File, length: u64) -> io::Result<u64> {
-    for at in (1..length).rev() {
-        if read_byte(file, at - 1)? == b'\n' {
-            return Ok(at);
+    // The very last byte may be that line's own end.
+    let (mut end, mut block) = (length.saturating_sub(1), [0; 4096]);
+    while end > 0 {
+        let from = end.saturating_sub(block.len() as u64);
+        let part = &mut block[..(end - from) as usize];
+        file.read_exact_at(part, from)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(from + at as u64 + 1);
         }
+        end = from;
     }
     Ok(0)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
-use super::files::{make_parent, open_trusted};
+use super::files::{make_parent, open_trusted, sync_parent};
 
 /// When records are forced to disk. Until then they survive the death of every process, but not of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +117,8 @@ impl Settings {
         })
     }
 
-    fn file(&self) -> PathBuf {
+    /// Where [`Settings::remember`] leaves them.
+    pub(super) fn file(&self) -> PathBuf {
         self.state.with_extension("settings")
     }
 
@@ -138,7 +139,11 @@ impl Settings {
         // Under the log's lock: what is there already is of a writer that died.
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
-        let written = options.open(&new).and_then(|mut file| file.write_all(&text));
-        written.and_then(|()| std::fs::rename(&new, &path)).map_err(AuditError::io("write", &path))
+        let written = options.open(&new).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_data()
+        });
+        written.and_then(|()| std::fs::rename(&new, &path)).map_err(AuditError::io("write", &path))?;
+        sync_parent(&path)
     }
 }

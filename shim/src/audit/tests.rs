@@ -149,6 +149,34 @@ fn what_a_power_cut_left_of_the_last_records_swallows_no_later_one() {
     }
 }
 
+/// Whether the file has told its end and the next has not begun.
+fn closing(place: &Place) -> bool {
+    let state = fs::File::open(&place.settings.state).and_then(|file| state::load(&file));
+    state.is_ok_and(|state| state.is_some_and(|state| state.closing))
+}
+
+#[test]
+fn a_power_cut_between_two_files_is_told_of_too() {
+    for (lost, zeros) in [(40, true), (40, false)] {
+        let place = place(|settings| settings.max_file = 2000);
+        // Up to where the file has told its end, and nothing else has happened.
+        while !closing(&place) {
+            place.write(1);
+        }
+        let mut bytes = fs::read(&place.settings.path).unwrap();
+        let from = bytes.len() - lost;
+        bytes[from..].fill(0);
+        fs::write(&place.settings.path, &bytes[..if zeros { bytes.len() } else { from }]).unwrap();
+        place.write(2);
+        let whats = place.whats();
+        assert!(!whats.is_empty(), "{zeros}");
+        assert!(whats.iter().all(|what| what.contains("gone") || what.contains("missing")), "{zeros}: {whats:?}");
+        let last = place.verify().last.unwrap().0;
+        place.write(1);
+        assert!(place.verify().last.unwrap().0 > last, "{zeros}");
+    }
+}
+
 #[test]
 fn a_record_whose_writer_died_before_the_key_moved_on_is_taken_up() {
     let place = place(|_| ());
@@ -359,11 +387,15 @@ fn the_settings_of_the_last_configuration_on_record_are_found_again() {
     assert_eq!(place.settings.remembered().unwrap(), place.settings);
     let file = place.settings.state.with_extension("settings");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    fs::remove_file(&file).unwrap();
+    let written = || fs::metadata(&file).unwrap().modified().unwrap();
+    let first = written();
     announced(1).unwrap();
-    assert!(!file.exists(), "written although nothing changed");
+    assert_eq!(written(), first, "written although nothing changed");
     announced(2).unwrap();
-    assert!(file.exists());
+    assert!(written() > first);
+    fs::remove_file(&file).unwrap();
+    announced(2).unwrap();
+    assert!(file.exists(), "lost for good");
     fs::write(&file, "{\"path\": 7").unwrap();
     assert!(matches!(place.settings.remembered(), Err(AuditError::Io { .. })));
 }

@@ -17,7 +17,7 @@ impl Cgroup {
             return Err(CgroupError::Invalid("cannot use unified on cgroup v1".to_owned()));
         }
         if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
-            // libcontainer makes no cgroup in that hierarchy. runc does; no field of Kubernetes asks for it.
+            // No cgroup is made in that hierarchy. runc makes one; no field of Kubernetes asks for it.
             return Err(CgroupError::Invalid("cannot limit rdma on cgroup v1".to_owned()));
         }
         let mut settings = Vec::new();

@@ -1,9 +1,9 @@
 //! Init, from its clone to where it waits for its start.
 //!
 //! libcontainer sets init up ([`container_init_process`]); what it does around that is done here. Its own way there
-//! makes one process more, looks up every v1 hierarchy in the node's list of mounts again and again, and joins them in the
-//! way the kernel is slow at (see [`join_files`](crate::cgroup::Cgroup::join_files)). On v2 a process can be cloned into
-//! its cgroup.
+//! makes one process more, looks up every v1 hierarchy in the node's list of mounts again and again, and joins them in
+//! the way the kernel is slow at (see [`join_files`](crate::cgroup::Cgroup::join_files)). On v2 a process can be cloned
+//! into its cgroup.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -162,7 +162,11 @@ impl Init<'_> {
                     clone_sibling(self.proc, None).map_err(|error| format!("clone: {error}"))
                 };
                 match descend() {
-                    Ok(Cloned::Child) => self.become_init(Ok(()), ends, main, to_init),
+                    Ok(Cloned::Child) => {
+                        // Whoever waits for the number is to hear the end of the process between.
+                        drop((number, tell));
+                        self.become_init(Ok(()), ends, main, to_init)
+                    }
                     Ok(Cloned::Parent { pid, .. }) => {
                         let told = File::from(tell).write_all(&pid.to_le_bytes());
                         exit_now(if told.is_ok() { 0 } else { 1 })

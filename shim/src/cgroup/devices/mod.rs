@@ -105,10 +105,10 @@ impl Cgroup {
         let default = DEFAULT
             .into_iter()
             .filter(|(path, ..)| path.is_empty() || given.iter().all(|device| device.path().as_os_str() != *path));
+        let mut set = RuleSet::of(rules)?;
         if self.version == Version::V1 {
             return self.list(rules, default).map(|()| None);
         }
-        let mut set = RuleSet::of(rules)?;
         for (_, devices, access) in default {
             set.allow(devices, access)?;
         }
